@@ -8,7 +8,15 @@ import sys
 import click
 import typer
 
-from quorate.cli import demo, models, plans, privacy, runs, serving, strategies
+from quorate.cli import (
+    demo,
+    models,
+    plans,
+    privacy,
+    runs,
+    serving,
+    strategies,
+)
 from quorate.errors import QuorateError
 
 __all__ = ["app", "main"]
