@@ -11,6 +11,7 @@ from collections.abc import Iterable
 __all__ = [
     "BudgetExhausted",
     "DataError",
+    "IdentityRefused",
     "MissingExtra",
     "PlanError",
     "PolicyRefused",
@@ -18,7 +19,10 @@ __all__ = [
     "QuorateError",
     "QuorumNotReached",
     "RegistryError",
+    "RoundsAborted",
     "StateError",
+    "TrainingFailed",
+    "Unreachable",
     "VerificationFailed",
 ]
 
@@ -60,6 +64,10 @@ class StateError(QuorateError):
     """A state directory can't be used as asked: it is held by another process, or belongs to something else."""
 
 
+class Unreachable(QuorateError):
+    """A server did not answer: what was asked may be tried again later."""
+
+
 class QuorumNotReached(QuorateError):
     """Too few members stayed in a round: it was aborted, and nothing was released. The next round may succeed.
 
@@ -76,12 +84,42 @@ class QuorumNotReached(QuorateError):
         )
 
 
+class RoundsAborted(QuorateError):
+    """Too many rounds in a row were aborted. The run can be started again, and goes on where it was."""
+
+
 class BudgetExhausted(QuorateError):
     """The next round would pass the privacy budget: it was not started. Raise the budget, or stop here."""
 
 
+class IdentityRefused(QuorateError):
+    """A certificate, a token, a request or a log is not accepted: the message says why. Nothing was changed by it."""
+
+
 class PolicyRefused(QuorateError):
-    """A member declined, because the terms fall short of its own policy."""
+    """A member declined, because the terms fall short of its own policy.
+
+    Args:
+        message: what was found, and what the member accepts.
+        code: the rule that was not kept, in a word that does not change: coordinators count refusals by it.
+    """
+
+    def __init__(self, message: str, code: str = "declined"):
+        self.code = code
+        super().__init__(message)
+
+
+class TrainingFailed(QuorateError):
+    """A member's own training did not come to an end: it is a dropout of this round.
+
+    Args:
+        message: what happened, in our words: it goes to the coordinator, so it holds nothing of the application's.
+        code: what happened, in a word that does not change.
+    """
+
+    def __init__(self, message: str, code: str):
+        self.code = code
+        super().__init__(message)
 
 
 class ProtocolViolation(QuorateError):

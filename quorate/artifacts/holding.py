@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from quorate.artifacts.files import flush_folder, flush_tree, replace_file
 from quorate.artifacts.manifest import Manifest
 from quorate.artifacts.names import check_name
 from quorate.artifacts.programs import OnnxRuntime, Program
 from quorate.artifacts.verification import read_version
 from quorate.errors import DataError, VerificationFailed
+from quorate.files import flush_folder, flush_tree, replace_file
 from quorate.parameters import Parameters
 
 __all__ = ["HeldVersion", "Holding"]

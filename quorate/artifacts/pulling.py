@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from quorate.artifacts.fetching import Source
-from quorate.artifacts.files import exclusive
 from quorate.artifacts.holding import HeldVersion, Holding
 from quorate.artifacts.manifest import Manifest
 from quorate.artifacts.names import check_name, check_version
 from quorate.errors import QuorateError, RegistryError, StateError
+from quorate.files import exclusive
 from quorate.parameters import Parameters
 
 __all__ = ["HeldVersion", "PulledModel", "held", "pull"]

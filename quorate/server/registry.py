@@ -24,7 +24,6 @@ from pathlib import Path
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]
 
-from quorate.artifacts.files import exclusive, flush_folder, flush_tree, write_file
 from quorate.artifacts.holding import HeldVersion
 from quorate.artifacts.manifest import Manifest
 from quorate.artifacts.names import (
@@ -41,6 +40,7 @@ from quorate.artifacts.programs import Program
 from quorate.artifacts.provenance import Provenance, try_program, version_files
 from quorate.artifacts.verification import check_version_files, parameters_to_bytes
 from quorate.errors import DataError, QuorateError, RegistryError, VerificationFailed
+from quorate.files import exclusive, flush_folder, flush_tree, write_file
 from quorate.parameters import Parameters
 from quorate.server.signing import Expiry, SignedTargets
 

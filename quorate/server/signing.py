@@ -35,8 +35,8 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]
     Timestamp,
 )
 
-from quorate.artifacts.files import replace_file, write_file
 from quorate.errors import RegistryError
+from quorate.files import replace_file, write_file
 
 _Role = TypeVar("_Role", Root, Timestamp, Snapshot, Targets)
 

@@ -30,11 +30,17 @@ def write_file(path: Path, data: bytes, mode: int = 0o644) -> None:
         os.fsync(file.fileno())
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file in place of what may be there: readers see the old content or the new, never both."""
+def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a file in place of what may be there: readers see the old content or the new, never both.
+
+    Args:
+        path: what is replaced.
+        data: the whole content.
+        mode: the permissions it is created with, before the process's umask.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
-        write_file(beside, data)
+        write_file(beside, data, mode)
         os.replace(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)
