@@ -42,7 +42,8 @@ from quorate.privacy.secagg import (
 )
 from quorate.privacy.secagg.masks import ranges
 from quorate.randomness import Randomness
-from quorate.rounds import CohortBounds, SumSession
+from quorate.rounds import CohortBounds
+from quorate.summation import SumSession
 from quorate.sums import RunningSum
 
 DROPPED = 0.05

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Protocol
 
 from quorate.errors import PlanError, StateError
+from quorate.fleets import Ability, Fleet
 from quorate.parts import find_part, make_part
 from quorate.plan import FleetSection, IdealSum, Plan, SecAggPlus
 from quorate.privacy import Ledger
 from quorate.progress import ProgressBar
 from quorate.randomness import Randomness, generator
 from quorate.result import FinishedRun
-from quorate.rounds import Ability, Fleet
 from quorate.server.coordinator import Coordinator, RoundReport
 from quorate.server.publishing import PublishWhenDue
 from quorate.server.selection import FixedSize, Sampler, TruncatedPoisson

@@ -14,6 +14,7 @@ import numpy as np
 
 from quorate.codecs import Clip, Codec
 from quorate.errors import DataError
+from quorate.fleets import Identities
 from quorate.plan import PlainSum, RingSum, SecAggPlus, Terms
 from quorate.privacy import Event, Mechanism, NoPrivacy, TruncatedPoissonSampledEvent
 from quorate.privacy.secagg import EnrolledKeys, SecAggSummation
@@ -23,17 +24,13 @@ from quorate.rounds import (
     Assignment,
     Broadcast,
     CohortBounds,
-    Identities,
-    Journal,
     PublicValues,
-    Sink,
-    Summation,
-    SumSession,
     Update,
     Vector,
     VectorSpec,
 )
 from quorate.strategies import Aggregator
+from quorate.summation import Journal, Sink, Summation, SumSession
 from quorate.sums import DirectSummation, RunningSum, Spool
 
 __all__ = ["Pipeline", "Segment", "binding", "build", "event", "session", "summation"]

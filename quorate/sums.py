@@ -14,7 +14,8 @@ import numpy as np
 
 from quorate.errors import ProtocolViolation, QuorumNotReached
 from quorate.randomness import Randomness
-from quorate.rounds import Aggregate, Journal, Member, Outgoing, Sink, SumSession
+from quorate.rounds import Aggregate, Member
+from quorate.summation import Journal, Outgoing, Sink, SumSession
 
 __all__ = ["DirectSummation", "RunningSum", "Spool"]
 

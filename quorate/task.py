@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from quorate.fleets import Client
 from quorate.parameters import Layout, Parameters
-from quorate.rounds import Client
 
 __all__ = ["DenseLayer", "Model", "Task"]
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from quorate.rounds import Lost, Member, Message
+from quorate.rounds import Member
+from quorate.summation import Lost, Message
 
 LARGEST_MESSAGE = 1 << 24
 

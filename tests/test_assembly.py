@@ -10,8 +10,8 @@ import pytest
 import quorate as q
 from quorate import assembly
 from quorate.errors import BudgetExhausted, PlanError, StateError
+from quorate.fleets import Ability
 from quorate.plan import FleetSection
-from quorate.rounds import Ability
 from quorate.server.registry import Registry
 from quorate.server.store import Store, opened
 from quorate.simulations.fleet import Simulation

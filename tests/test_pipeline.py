@@ -15,7 +15,8 @@ from quorate.plan import Terms
 from quorate.privacy import DistributedDiscreteGaussianEvent, TruncatedPoissonSampledEvent
 from quorate.privacy.secagg import SecAggSummation
 from quorate.randomness import Randomness
-from quorate.rounds import Broadcast, Instruction, PublicValues, SumSession, Update
+from quorate.rounds import Broadcast, Instruction, PublicValues, Update
+from quorate.summation import SumSession
 from quorate.sums import DirectSummation
 from tests.federations import CLIPPED, GAUSSIAN, IDEAL, SECAGG, plan
 

@@ -6,7 +6,8 @@ from hypothesis.extra import numpy as hnp
 
 from quorate.errors import ProtocolViolation, QuorumNotReached
 from quorate.randomness import Randomness
-from quorate.rounds import CohortBounds, SumSession
+from quorate.rounds import CohortBounds
+from quorate.summation import SumSession
 from quorate.sums import DirectSummation, RunningSum, Spool
 
 RING, PLAIN = np.dtype(np.uint32), np.dtype(np.float32)

@@ -14,9 +14,11 @@ from collections.abc import Callable
 from quorate import pipeline
 from quorate.clients.states import ClientStates
 from quorate.errors import DataError, PlanError, PolicyRefused, ProtocolViolation, QuorateError
+from quorate.fleets import Client, Identities
 from quorate.plan import SecAggPlus, Terms
 from quorate.randomness import Randomness
-from quorate.rounds import Assignment, Client, ClientSum, Identities, Kind, Member
+from quorate.rounds import Assignment, Kind, Member
+from quorate.summation import ClientSum
 from quorate.wire import frames
 
 __all__ = ["Participation"]

@@ -18,6 +18,7 @@ import numpy as np
 
 from quorate import pipeline
 from quorate.errors import BudgetExhausted, QuorateError, QuorumNotReached
+from quorate.fleets import Fleet
 from quorate.parameters import Parameters
 from quorate.plan import Plan
 from quorate.privacy import Epsilons, Ledger
@@ -27,17 +28,16 @@ from quorate.rounds import (
     Broadcast,
     Close,
     Closed,
-    Fleet,
     Instruction,
     Kind,
     Member,
     Outcome,
     PublicValues,
-    Sink,
 )
 from quorate.server.checkpoints import RunState
 from quorate.server.selection import Sampler
 from quorate.server.store import Run, Store
+from quorate.summation import Sink
 
 __all__ = ["Coordinator", "RoundReport"]
 

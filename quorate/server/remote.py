@@ -10,23 +10,10 @@ from collections import Counter
 from typing import Any
 
 from quorate.errors import ProtocolViolation
-from quorate.rounds import (
-    Ability,
-    Assignment,
-    Close,
-    Closed,
-    Enrolment,
-    Identities,
-    Lost,
-    Member,
-    Message,
-    Outcome,
-    Population,
-    Sink,
-    Summation,
-    Transport,
-)
+from quorate.fleets import Ability, Enrolment, Identities, Population
+from quorate.rounds import Assignment, Close, Closed, Member, Outcome
 from quorate.server.sessions import drive
+from quorate.summation import Lost, Message, Sink, Summation, Transport
 from quorate.wire import frames
 
 __all__ = ["RemoteFleet"]

@@ -11,8 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
+from quorate.fleets import Population
 from quorate.randomness import Randomness
-from quorate.rounds import Member, Population
+from quorate.rounds import Member
 
 __all__ = ["FixedSize", "Sampler", "TruncatedPoisson"]
 

@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from quorate.errors import ProtocolViolation
-from quorate.rounds import Deadlines, Journal, Lost, Member, ServerSum, Transport
+from quorate.rounds import Deadlines, Member
+from quorate.summation import Journal, Lost, ServerSum, Transport
 
 __all__ = ["drive"]
 

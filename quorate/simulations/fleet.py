@@ -15,26 +15,18 @@ from typing import Any
 
 from quorate.clients.states import ClientStates
 from quorate.errors import PlanError, QuorumNotReached
+from quorate.fleets import Ability, Identities
 from quorate.parts import find_part
 from quorate.plan import FleetSection, Plan
 from quorate.privacy.secagg import AnyKey, Ed25519Identity
 from quorate.randomness import Randomness, generator
-from quorate.rounds import (
-    Ability,
-    Assignment,
-    Close,
-    Closed,
-    Identities,
-    Member,
-    Outcome,
-    Sink,
-    Summation,
-)
+from quorate.rounds import Assignment, Close, Closed, Member, Outcome
 from quorate.server.sessions import drive
 from quorate.simulations.datasets import FederatedDataset
 from quorate.simulations.engines.choice import ENGINES, make_engine
 from quorate.simulations.engines.contract import Order
 from quorate.simulations.transport import InProcess
+from quorate.summation import Sink, Summation
 
 __all__ = ["SimulatedFleet", "Simulation", "simulation"]
 

@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from quorate.errors import PolicyRefused, ProtocolViolation
-from quorate.rounds import ClientSum, Lost, Member, Message
+from quorate.rounds import Member
+from quorate.summation import ClientSum, Lost, Message
 
 __all__ = ["InProcess"]
 

@@ -25,23 +25,12 @@ from quorate.errors import PlanError
 from quorate.plan import FleetSection, Plan
 from quorate.planfile import make_plan
 from quorate.result import FinishedRun
-from quorate.rounds import (
-    Assignment,
-    Close,
-    Closed,
-    Deadlines,
-    Lost,
-    Member,
-    Message,
-    Outcome,
-    Sink,
-    Summation,
-    Transport,
-)
+from quorate.rounds import Assignment, Close, Closed, Deadlines, Member, Outcome
 from quorate.server.coordinator import RoundReport
 from quorate.server.remote import RemoteFleet
 from quorate.simulations import datasets
 from quorate.simulations.datasets import FederatedDataset
+from quorate.summation import Lost, Message, Sink, Summation, Transport
 from tests.member import GARBAGE, MASKED_INPUT
 from tests.sockets import SocketTransport
 

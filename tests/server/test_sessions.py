@@ -10,9 +10,10 @@ import pytest
 from quorate.errors import ProtocolViolation, QuorumNotReached
 from quorate.privacy.secagg import SecAggParameters, SecAggSummation
 from quorate.randomness import Randomness
-from quorate.rounds import CohortBounds, Deadlines, Lost, Message, Outgoing, SumSession
+from quorate.rounds import CohortBounds, Deadlines
 from quorate.server.sessions import drive
 from quorate.simulations.transport import InProcess
+from quorate.summation import Lost, Message, Outgoing, SumSession
 from quorate.sums import DirectSummation, RunningSum
 
 LENGTH = 6

@@ -22,7 +22,8 @@ from quorate.privacy.secagg.client import SecAggClient
 from quorate.privacy.secagg.server import SecAggServer
 from quorate.privacy.secagg.summation import SecAggSummation
 from quorate.randomness import Randomness
-from quorate.rounds import Aggregate, Journal, Member, Outgoing, Sink, SumSession
+from quorate.rounds import Aggregate, Member
+from quorate.summation import Journal, Outgoing, Sink, SumSession
 
 __all__ = ["BucketedServer", "BucketedSummation", "bucketed"]
 

@@ -57,7 +57,7 @@ from quorate.privacy.secagg.parameters import SecAggParameters
 from quorate.privacy.secagg.roster import Ring, leaf_of
 from quorate.privacy.secagg.states import CLIENT, SIGNED_CLIENT, ClientState
 from quorate.randomness import Randomness
-from quorate.rounds import SumSession
+from quorate.summation import SumSession
 
 __all__ = ["SecAggClient"]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from quorate.fleets import Enrolment, Identity
 from quorate.randomness import Randomness
-from quorate.rounds import Enrolment, Identity
 
 __all__ = ["AnyKey", "Ed25519Identity", "EnrolledKeys", "Enrolment", "Identity", "Trust", "verifies"]
 

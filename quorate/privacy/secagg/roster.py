@@ -16,7 +16,7 @@ from quorate.privacy.secagg.keys import digest
 from quorate.privacy.secagg.messages import LEAF_BYTES, Advertisement
 from quorate.privacy.secagg.parameters import Neighbourhood, SecAggParameters
 from quorate.randomness import Randomness
-from quorate.rounds import SumSession
+from quorate.summation import SumSession
 
 __all__ = ["Ring", "leaf_of"]
 

@@ -45,7 +45,8 @@ from quorate.privacy.secagg.restoring import Opened, restore_secrets
 from quorate.privacy.secagg.roster import Ring, leaf_of
 from quorate.privacy.secagg.states import SERVER, SIGNED_SERVER, Phase
 from quorate.privacy.secagg.unmasking import Unmask, masks_to_remove
-from quorate.rounds import Member, Outgoing, Sink, SumSession
+from quorate.rounds import Member
+from quorate.summation import Outgoing, Sink, SumSession
 
 __all__ = ["SecAggServer"]
 

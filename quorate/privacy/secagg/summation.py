@@ -22,7 +22,7 @@ from quorate.privacy.secagg.parameters import LARGEST_COHORT, SecAggParameters
 from quorate.privacy.secagg.server import SecAggServer
 from quorate.privacy.secagg.unmasking import Unmask
 from quorate.randomness import Randomness
-from quorate.rounds import Journal, Sink, SumSession
+from quorate.summation import Journal, Sink, SumSession
 
 __all__ = ["SecAggSummation"]
 

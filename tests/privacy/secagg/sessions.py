@@ -18,7 +18,8 @@ from quorate.privacy.secagg import (
     ThreatModel,
 )
 from quorate.randomness import Randomness
-from quorate.rounds import CohortBounds, Outgoing, SumSession
+from quorate.rounds import CohortBounds
+from quorate.summation import Outgoing, SumSession
 
 SEMI_MALICIOUS = SecAggParameters(ThreatModel.SEMI_MALICIOUS, dropout=0.1)
 MALICIOUS = SecAggParameters(ThreatModel.MALICIOUS, complete=True)
