@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from quorate.endorsement import Endorsement
 from quorate.parameters import Parameters
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Outcome",
     "PublicValues",
     "State",
+    "SumShape",
     "Update",
     "Vector",
     "VectorSpec",
@@ -69,11 +71,13 @@ class Vector:
         name: such as `delta` or `control`.
         length: the number of values.
         bound: its largest L2 norm, as a multiple of the round's clip norm.
+        parts: the lengths of the model's arrays, if it is made of those; empty otherwise.
     """
 
     name: str
     length: int
     bound: float = 1.0
+    parts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,19 +117,37 @@ class Update:
 
 @dataclass(frozen=True)
 class CohortBounds:
-    """The sizes that noise, ring and thresholds are calibrated to: known to everybody before the round.
+    """The sizes that noise, ring and thresholds of a sum are calibrated to: known to everybody before the round.
+
+    A sum is over a cohort, or over one of its random buckets.
 
     Args:
-        largest: the most members a cohort can have.
+        largest: the most members a sum can be over.
         min_survivors: the fewest survivors whose sum is released; clients insist on it.
-        honest: the fewest of those that are assumed to follow the protocol, ⌈(1 - γ) · min_survivors⌉.
-        denominator: what sums are divided by: the expected cohort, never the survivors.
+        honest: the fewest of those that are assumed to follow the protocol: ⌈(1 - γ) · min_survivors⌉ in a cohort; in a
+            bucket, min_survivors less the most corrupt members that chance puts into one.
+        denominator: what a sum is divided by: its expected members, never the survivors.
     """
 
     largest: int
     min_survivors: int
     honest: int
     denominator: float
+
+
+@dataclass(frozen=True)
+class SumShape:
+    """What a round's sum carries, over how many, in which arithmetic: scales and noise follow from these.
+
+    Args:
+        vectors: everything that rides in the sum with noise.
+        bounds: of the cohort.
+        ring_bits: 16 or 32: sums are taken modulo 2^ring_bits; None: of float32 values.
+    """
+
+    vectors: VectorSpec
+    bounds: CohortBounds
+    ring_bits: int | None
 
 
 @dataclass(frozen=True)
@@ -226,6 +248,7 @@ class Assignment:
         bounds: the cohort's bounds.
         members: the cohort.
         deadlines: see `Deadlines`.
+        endorsement: who stands behind the terms; None: nobody has signed them.
     """
 
     run: str
@@ -238,14 +261,16 @@ class Assignment:
     bounds: CohortBounds
     members: tuple[Member, ...]
     deadlines: Deadlines = field(default_factory=Deadlines)
+    endorsement: Endorsement | None = None
 
 
 @dataclass(frozen=True)
 class Close:
-    """When a collection ends: when every member has answered or is lost, or after `after` answers.
+    """When a collection ends: when every member has answered or is lost, or once enough have reported.
 
     Args:
-        after: None waits for all (within the deadlines).
+        after: so many members are let into the sum, the first that have trained; None waits for all (within the
+            deadlines).
     """
 
     after: int | None = None
@@ -259,11 +284,13 @@ class Closed:
         survivors: the members whose updates are in the sum.
         lost: how many members were lost, by the phase they were lost in.
         refused: how many declined, by reason.
+        measured: what the fleet itself measured, such as the simulated hours until then.
     """
 
     survivors: tuple[Member, ...]
     lost: Mapping[str, int]
     refused: Mapping[str, int] = field(default_factory=dict)
+    measured: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
