@@ -1,7 +1,8 @@
 """The two ε of a run: what was charged, composed and converted at one δ.
 
-Two bounds are proven, by Rényi divergences (`quorate.privacy.curves`) and by privacy loss distributions
-(`quorate.privacy.losses`); the smaller one is said.
+Bounds are proven by Rényi divergences (`quorate.privacy.curves`) and by privacy loss distributions
+(`quorate.privacy.losses`); the smaller one is said. Rounds with Laplace noise have an ε at δ = 0, which may also be
+added to that of all others (basic composition: Dwork, McSherry, Nissim, Smith 2006); that is a third bound.
 
 `released` is against whoever sees only the models: sampling amplifies where the cohort was drawn in secret,
 and it holds for every member of the population. `server` is against the server and the peers who see the
@@ -24,7 +25,7 @@ import numpy as np
 from quorate.errors import MissingExtra
 from quorate.privacy import losses
 from quorate.privacy.curves import ORDERS, released_curve, server_curve
-from quorate.privacy.events import Event, TruncatedPoissonSampledEvent
+from quorate.privacy.events import CentralDiscreteLaplaceEvent, Event, TruncatedPoissonSampledEvent
 from quorate.rounds import Member
 
 __all__ = [
@@ -105,7 +106,20 @@ def server_epsilon(participations: Mapping[Event, int], delta: float) -> float:
 @lru_cache(maxsize=4096)
 def _released(rounds: frozenset[tuple[Event, int]], delta: float) -> float:
     by_moments = to_epsilon(_composed(rounds, released_curve), delta)
-    return min(by_moments, losses.released_epsilon(rounds, delta)) if by_moments else 0.0
+    if not by_moments:
+        return 0.0
+    found = min(by_moments, losses.released_epsilon(rounds, delta))
+    pure = frozenset((event, count) for event, count in rounds if _pure(event) is not None)
+    if not pure:
+        return found
+    added = math.fsum(count * (_pure(event) or 0.0) for event, count in pure)
+    return min(found, added + (_released(rounds - pure, delta) if rounds - pure else 0.0))
+
+
+def _pure(event: Event) -> float | None:
+    """ε of one round at δ = 0; None where there is none. Sampling takes nothing away from it."""
+    inner = event.event if isinstance(event, TruncatedPoissonSampledEvent) else event
+    return inner.epsilon if isinstance(inner, CentralDiscreteLaplaceEvent) else None
 
 
 @lru_cache(maxsize=4096)

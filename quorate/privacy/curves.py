@@ -1,6 +1,6 @@
 """Rényi curves of our own mechanisms: the divergence D_α at every order, before and after sampling.
 
-Two mechanisms' worth of curves, each from a bound that is proven for it and not for a Gaussian in its place.
+Each from a bound that is proven for the mechanism and not for a Gaussian in its place.
 
 **The sum of n shares of discrete Gaussian noise** (Kairouz, Liu, Steinke 2021, arXiv 2102.06387). Each
 coordinate's noise is within e^{±τ/2} of N_Z(0, nσ²) pointwise, τ = 10 Σ_{k<n} exp(-2π²σ² k/(k+1)), for σ ≥
@@ -15,6 +15,30 @@ First: P(x-v)/P(x) is at most e^{τd} times the ratio of discrete Gaussians, who
 and each share's moment generating function is at most exp(t²σ²/2). Second: a triangle inequality for
 concentrated DP, coordinate by coordinate. Independent vectors of one sum compose by addition, at each order.
 
+The constants (10, 2π², k/(k+1), and those of rounding) are also those of the authors' published code,
+google-research/federated, `distributed_dp/accounting_utils.py`.
+
+**The sum of n shares of Skellam noise** (Agarwal, Kairouz, Liu 2021, arXiv 2110.04995) is Skellam noise of variance μ =
+nσ². For integer vectors of norms ≤ Δ₂ (L2) and ≤ Δ₁ (L1) and integers α ≥ 2 (Theorem 3.5 and Corollary 4.1; the same
+file of the authors' code)
+
+    D_α ≤ α Δ₂² / 2μ + min{ ((2α-1) Δ₂² + 6 Δ₁) / 4μ²,   3 Δ₁ / 2μ },
+
+with Δ₁ ≤ min{√d Δ₂, Δ₂²}, since on integers |x| ≤ x². Other shares than those that are counted only add noise, and
+`top_up` leaves the law as it is, so there is no τ, below or here.
+
+**Discrete Laplace noise** of scale b, P(x) ∝ p^|x| with p = exp(-1/b), moved by an integer k ≥ 0. The sum Σ_x P(x-k)^α
+P(x)^{1-α} is three geometric series; with r = exp((2α-1)/b) it is
+
+    exp((α-1) D_α(k)) = (1-p)/(1+p) · [ (1/(1-p) + 1/(r-1)) e^{(α-1)k/b} + (1/(1-p) - r/(r-1)) e^{-αk/b} ].
+
+Both coefficients are positive (1/r < p), so the logarithm is convex in k, and it is 0 at k = 0: hence it is
+superadditive, and an integer vector of L1 norm ≤ Δ, whose coordinates have independent noise, costs at most what Δ in
+one coordinate costs. D_∞ = Δ/b: at δ = 0 its ε is that, and stays it under sampling, because draws can be compared one
+by one (Ghosh, Roughgarden, Sundararajan 2009; Dwork, McSherry, Nissim, Smith 2006).
+
+**One client's own noise** (the local mechanism) is one discrete Gaussian: n = 1, and no τ against whoever sees it.
+
 **Poisson sampling of a symmetric additive mechanism.** Fix everybody but one member, and let P be the law of
 the output without that member, Q with it. Sampled with probability q, the outputs on the two neighbouring
 data sets are M = (1-q)P + qQ and P, where P is one discrete Gaussian N_Z(0, nσ²): `top_up` makes the noise
@@ -24,7 +48,8 @@ factors at most. At integer orders the binomial theorem gives, with no approxima
 
     exp((α-1) D_α(M‖P)) = Σ_l C(α,l) (1-q)^{α-l} q^l exp((l-1) D_l(Q‖P)),
 
-so D_l ≤ ε(l) may be put in. Zhu and Wang 2019 (Theorem 5) need a factor 3 in front of the terms l ≥ 3, for
+so D_l ≤ ε(l) may be put in. (Skellam and discrete Laplace noise are symmetric, too, and have
+the same law whoever took part.) Zhu and Wang 2019 (Theorem 5) need a factor 3 in front of the terms l ≥ 3, for
 arbitrary P and Q, because of the other direction, D_α(P‖M). Here Q(x) = P(x-v) with P symmetric about its
 centre (a sum of symmetric shares is), so the involution x → v-x swaps P and Q, and then D_α(P‖M) ≤ D_α(M‖P)
 for all α ≥ 1, as for the sampled Gaussian (Mironov, Talwar, Zhang 2019, Theorem 5). On the integers: with r =
@@ -52,16 +77,21 @@ from functools import lru_cache
 
 import numpy as np
 
+from quorate.privacy import external
 from quorate.privacy.events import (
+    CentralDiscreteLaplaceEvent,
+    DistributedSkellamEvent,
     Event,
+    ExternalEvent,
+    LocalDiscreteGaussianEvent,
     NoisySum,
-    NoisyVector,
     TruncatedPoissonSampledEvent,
 )
 
 __all__ = [
     "ORDERS",
     "closeness",
+    "counted_shares",
     "edge_probability",
     "released_curve",
     "sampled_curve",
@@ -79,17 +109,56 @@ _INTEGERS = np.arange(257)
 def _sum_log_moments(event: NoisySum, shares: int, orders: tuple[float, ...]) -> np.ndarray:
     """(α-1) D_α of the sum at the given orders."""
     alpha = np.array(orders, np.float64)
-    divergence = np.zeros(len(alpha))
-    most = max(shares, event.most_shares)
-    for vector in event.vectors:
-        ratio = vector.norm_bound**2 / (shares * float(vector.share_variance))
-        tau = _tau(float(vector.share_variance), most)
-        additive = alpha / 2 * ratio + tau * vector.dimension
-        triangle = alpha / 2 * (math.sqrt(ratio) + tau * math.sqrt(vector.dimension)) ** 2
-        divergence += np.minimum(additive, triangle)
-    result: np.ndarray = (alpha - 1) * divergence
+    if isinstance(event, DistributedSkellamEvent):
+        result = _skellam_log_moments(event, shares, alpha)
+    elif isinstance(event, CentralDiscreteLaplaceEvent):
+        result = _laplace_log_moments(event, alpha)
+    else:
+        divergence, most = np.zeros(len(alpha)), counted_shares(event, shares)
+        for vector in event.vectors:
+            ratio = vector.norm_bound**2 / (shares * float(vector.share_variance))
+            tau = _tau(float(vector.share_variance), most)
+            additive = alpha / 2 * ratio + tau * vector.dimension
+            triangle = alpha / 2 * (math.sqrt(ratio) + tau * math.sqrt(vector.dimension)) ** 2
+            divergence += np.minimum(additive, triangle)
+        result = (alpha - 1) * divergence
     result.setflags(write=False)
     return result
+
+
+def _skellam_log_moments(event: DistributedSkellamEvent, shares: int, alpha: np.ndarray) -> np.ndarray:
+    """(α-1) D_α of a sum with Skellam noise: by the theorem at integers, by the chord between them."""
+    whole = np.arange(1.0, math.ceil(alpha.max()) + 1)
+    moments = np.zeros(len(whole))
+    for vector in event.vectors:
+        square, variance = vector.norm_bound**2, shares * float(vector.share_variance)
+        sum_of_sizes = min(math.sqrt(vector.dimension * square), square)
+        first = ((2 * whole - 1) * square + 6 * sum_of_sizes) / (4 * variance**2)
+        more = np.minimum(first, 3 * sum_of_sizes / (2 * variance))
+        moments += (whole - 1) * (whole * square / (2 * variance) + more)
+    result: np.ndarray = np.interp(alpha, whole, moments)
+    return result
+
+
+def _laplace_log_moments(event: CentralDiscreteLaplaceEvent, alpha: np.ndarray) -> np.ndarray:
+    """(α-1) D_α of a sum with discrete Laplace noise, as in the docstring, without overflow."""
+    moments = np.full(len(alpha), 1e-12)  # more than floating point takes away
+    for vector in event.vectors:
+        rate, moved = float(1 / vector.scale), vector.epsilon
+        end = -1 / math.expm1(-rate)  # 1/(1-p)
+        middle = -1 / np.expm1(-(2 * alpha - 1) * rate)  # r/(r-1)
+        up = np.log(end + middle - 1) + (alpha - 1) * moved
+        # 1/(1-p) - r/(r-1) = (p - 1/r) / ((1-p)(1-1/r)), without cancellation
+        down = np.log(math.exp(-rate) * -np.expm1(-2 * (alpha - 1) * rate) * end * middle) - alpha * moved
+        moments += np.logaddexp(up, down) + math.log(math.tanh(rate / 2))
+    result: np.ndarray = np.minimum(moments, (alpha - 1) * event.epsilon)
+    return result
+
+
+def counted_shares(event: NoisySum, shares: int) -> int:
+    """How many shares τ is taken for where the variance is that of `shares`: as many as can be there."""
+    own = isinstance(event, LocalDiscreteGaussianEvent) and shares == event.shares
+    return 1 if own else max(shares, event.most_shares)
 
 
 def _tau(variance: float, shares: int) -> float:
@@ -101,9 +170,12 @@ def _tau(variance: float, shares: int) -> float:
     return 10 * total
 
 
-def closeness(vector: NoisyVector, shares: int) -> float:
-    """dτ/2: within ± this is the log of the noise's law of the discrete Gaussian's, all coordinates together."""
-    return vector.dimension * _tau(float(vector.share_variance), shares) / 2
+def closeness(event: NoisySum, shares: int) -> float:
+    """Σ dτ/2: within ± this is the log of the noise's law of that of one draw, all coordinates together."""
+    if isinstance(event, DistributedSkellamEvent | CentralDiscreteLaplaceEvent):
+        return 0.0
+    most = counted_shares(event, shares)
+    return sum(v.dimension * _tau(float(v.share_variance), most) / 2 for v in event.vectors)
 
 
 def sum_curve(event: NoisySum, shares: int, orders: tuple[float, ...] = ORDERS) -> np.ndarray:
@@ -115,7 +187,7 @@ def sum_curve(event: NoisySum, shares: int, orders: tuple[float, ...] = ORDERS) 
 def server_curve(event: Event) -> np.ndarray:
     """D_α, at `ORDERS`, of one participation, against the server, who knows who took part; infinite without shares."""
     inner = event.event if isinstance(event, TruncatedPoissonSampledEvent) else event
-    if not inner.shares:
+    if isinstance(inner, ExternalEvent) or not inner.shares:
         return np.full(len(ORDERS), np.inf)
     return sum_curve(inner, inner.shares)
 
@@ -128,6 +200,8 @@ def released_curve(event: Event) -> np.ndarray:
     """
     if isinstance(event, TruncatedPoissonSampledEvent):
         curve = sampled_curve(event)
+    elif isinstance(event, ExternalEvent):
+        curve = external.external_curve(event, ORDERS)
     else:
         curve = sum_curve(event, event.released_shares)
     curve.setflags(write=False)
@@ -139,19 +213,21 @@ def sampled_curve(event: TruncatedPoissonSampledEvent, orders: tuple[float, ...]
     inner, q, p = event.event, event.probability, edge_probability(event)
     moments = _sum_log_moments(inner, inner.released_shares, orders)
     if q < 1 and p < 1:
-        integers = _gaussian_log_moments(inner, tuple(range(2, 257)))
+        integers = _single_log_moments(inner, tuple(range(2, 257)))
         expansion = _binomial_log_moments(q, np.concatenate([np.zeros(2), integers]))
         sampled = np.interp(orders, _INTEGERS[1:], expansion[1:]) + math.log1p(-p)
         if p > 0:
-            sampled = np.logaddexp(sampled, _gaussian_log_moments(inner, orders) + math.log(p))
-        distance = sum(closeness(vector, inner.most_shares) for vector in inner.vectors)
+            sampled = np.logaddexp(sampled, _single_log_moments(inner, orders) + math.log(p))
+        distance = closeness(inner, inner.released_shares)
         moments = np.minimum(moments, sampled + (2 * np.array(orders) - 1) * distance)
     curve: np.ndarray = moments / (np.array(orders) - 1)
     return curve
 
 
-def _gaussian_log_moments(event: NoisySum, orders: tuple[float, ...]) -> np.ndarray:
-    """(α-1) D_α ≤ α(α-1)/2 · Σ Δ²/nσ² of one discrete Gaussian N_Z(0, nσ²) in the place of the released shares."""
+def _single_log_moments(event: NoisySum, orders: tuple[float, ...]) -> np.ndarray:
+    """(α-1) D_α of one draw in the place of the released shares: for N_Z(0, nσ²) at most α(α-1)/2 · Σ Δ²/nσ²."""
+    if isinstance(event, DistributedSkellamEvent | CentralDiscreteLaplaceEvent):
+        return _sum_log_moments(event, event.released_shares, orders)
     alpha = np.array(orders, np.float64)
     ratio = sum(v.norm_bound**2 / (event.released_shares * float(v.share_variance)) for v in event.vectors)
     result: np.ndarray = alpha * (alpha - 1) / 2 * ratio

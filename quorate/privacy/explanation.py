@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from quorate.privacy.accounting import RELATION
 from quorate.privacy.calibration import forecast, forecast_server, most_participations
-from quorate.privacy.events import Event, TruncatedPoissonSampledEvent
+from quorate.privacy.events import Event, ExternalEvent, TruncatedPoissonSampledEvent
 from quorate.rounds import CohortBounds
 
 __all__ = ["Situation", "explain"]
@@ -69,7 +69,9 @@ def _protected(at: Situation) -> Iterator[str]:
     )
     yield f"An update counts for a length (L2) of {at.clip_norm:g} at most, whatever a member's data are."
     inner = at.event.event if isinstance(at.event, TruncatedPoissonSampledEvent) else at.event
-    if not inner.shares:
+    if isinstance(inner, ExternalEvent):
+        yield "Another library's mechanism adds the noise to the sum, in floating point, before anybody else sees it."
+    elif not inner.shares:
         yield "The coordinator adds the noise to the sum, exact on the integers, before anybody else sees it."
     else:
         yield (

@@ -51,7 +51,15 @@ import numpy as np
 
 from quorate.errors import MissingExtra
 from quorate.privacy.curves import closeness, edge_probability
-from quorate.privacy.events import Event, NoisySum, TruncatedPoissonSampledEvent
+from quorate.privacy.events import (
+    CentralDiscreteLaplaceEvent,
+    DistributedSkellamEvent,
+    Event,
+    ExternalEvent,
+    NoisySum,
+    TruncatedPoissonSampledEvent,
+)
+from quorate.privacy.external import gaussian_mean
 
 __all__ = ["gaussian_delta", "gaussian_epsilon", "released_epsilon", "server_epsilon"]
 
@@ -85,7 +93,10 @@ def released_epsilon(rounds: Iterable[tuple[Event, int]], delta: float) -> float
     plain, close, sampled = 0.0, 0.0, []
     for event, count in rounds:
         inner = event.event if isinstance(event, TruncatedPoissonSampledEvent) else event
-        mean, distance = _as_gaussian(inner, inner.released_shares)
+        if isinstance(inner, ExternalEvent):
+            mean, distance = gaussian_mean(inner), 0.0
+        else:
+            mean, distance = _as_gaussian(inner, inner.released_shares)
         close += count * distance
         if isinstance(event, TruncatedPoissonSampledEvent) and event.probability < 1:
             sampled.append((mean, event.probability, edge_probability(event), count))
@@ -106,7 +117,7 @@ def server_epsilon(rounds: Iterable[tuple[Event, int]], delta: float) -> float:
     square, close = 0.0, 0.0
     for event, count in rounds:
         inner = event.event if isinstance(event, TruncatedPoissonSampledEvent) else event
-        if not inner.shares:
+        if isinstance(inner, ExternalEvent) or not inner.shares:
             return math.inf
         mean, distance = _as_gaussian(inner, inner.shares)
         square += count * mean**2
@@ -115,14 +126,16 @@ def server_epsilon(rounds: Iterable[tuple[Event, int]], delta: float) -> float:
 
 
 def _as_gaussian(event: NoisySum, shares: int) -> tuple[float, float]:
-    """μ of the Gaussian that dominates the sum, and ρ; both infinite when the noise is too narrow for r²."""
-    square, close = 0.0, 0.0
+    """μ of the Gaussian that dominates the sum, and ρ; infinite for noise of another kind, or too narrow for r²."""
+    if isinstance(event, DistributedSkellamEvent | CentralDiscreteLaplaceEvent):
+        return math.inf, math.inf
+    square, close = 0.0, closeness(event, shares)
     for vector in event.vectors:
         variance = shares * float(vector.share_variance) - _ROUNDING_VARIANCE
         if variance <= _ROUNDING_VARIANCE:
             return math.inf, math.inf
         square += vector.norm_bound**2 / variance
-        close += closeness(vector, max(shares, event.most_shares)) + vector.dimension * _ROUNDING_CLOSENESS
+        close += vector.dimension * _ROUNDING_CLOSENESS
     return math.sqrt(square), close
 
 

@@ -13,6 +13,7 @@ import pytest
 from dp_accounting import pld, rdp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 from scipy.special import logsumexp
 
 from quorate.codecs import rounded_norm_bound
@@ -28,6 +29,8 @@ from quorate.privacy.curves import (
 from quorate.privacy.events import (
     CentralDiscreteGaussianEvent,
     DistributedDiscreteGaussianEvent,
+    DistributedSkellamEvent,
+    LocalDiscreteGaussianEvent,
     NoisyVector,
     TruncatedPoissonSampledEvent,
 )
@@ -80,6 +83,26 @@ def test_the_distributed_discrete_gaussian_costs_what_is_published(
 
 
 @pytest.mark.parametrize(
+    ("bits", "scale", "multiplier", "rounds", "epsilon"),
+    [
+        (20, 1e4, 1, 1, 4.7595),
+        (20, 1e3, 1, 1, 5.4119),
+        (16, 256, 2, 100, 41.5234),
+        (16, 2048, 2, 100, 35.2373),
+    ],
+)
+def test_distributed_skellam_noise_costs_what_is_published(
+    bits: int, scale: float, multiplier: float, rounds: int, epsilon: float
+) -> None:
+    """Agarwal, Kairouz, Liu 2021 with clip norm 1, β = e^-1/2, 100 clients, δ = 1e-5."""
+    bound = rounded_norm_bound(scale, 1 << bits)
+    variance = Fraction((multiplier * scale) ** 2 / 100)
+    event = DistributedSkellamEvent((NoisyVector("delta", 1 << bits, bound, variance),), 100, 100, 0)
+    curve = rounds * sum_curve(event, 100, PUBLISHED_ORDERS)
+    assert to_epsilon(curve, 1e-5, PUBLISHED_ORDERS) == pytest.approx(epsilon, abs=1e-3)
+
+
+@pytest.mark.parametrize(
     ("q", "sigma", "rounds", "delta", "epsilon"),
     [
         (1, 1, 1, 1e-5, 4.7285),
@@ -95,6 +118,22 @@ def test_dp_accounting_is_used_as_it_is_meant(
     event = dp_accounting.PoissonSampledDpEvent(q, dp_accounting.GaussianDpEvent(sigma))
     accountant = rdp.RdpAccountant().compose(event, rounds)
     assert accountant.get_epsilon(delta) == pytest.approx(epsilon, abs=1e-3)
+
+
+def test_what_replacing_a_member_costs_is_published_and_more_than_zeroing_it_out() -> None:
+    """Why nothing is claimed for cohorts of a fixed size: their theorem is for replacing one member by any other."""
+    replace_one = dp_accounting.NeighboringRelation.REPLACE_ONE
+    gaussian = dp_accounting.GaussianDpEvent(1.0)
+    fixed = dp_accounting.SampledWithoutReplacementDpEvent(1000, 10, gaussian)
+    accountant = rdp.RdpAccountant(neighboring_relation=replace_one).compose(fixed, 1000)
+    assert accountant.get_epsilon(1e-5) == pytest.approx(3.5761, abs=1e-3)
+    poisson = dp_accounting.PoissonSampledDpEvent(0.01, gaussian)
+    replacing = pld.PLDAccountant(neighboring_relation=replace_one).compose(poisson, 1000)
+    zeroing = pld.PLDAccountant(
+        neighboring_relation=dp_accounting.NeighboringRelation.REPLACE_SPECIAL
+    ).compose(poisson, 1000)
+    assert replacing.get_epsilon(1e-5) == pytest.approx(2.8434, abs=1e-3)
+    assert zeroing.get_epsilon(1e-5) == pytest.approx(1.8282, abs=1e-3)
 
 
 @pytest.mark.parametrize(("multiplier", "rounds", "epsilon"), [(1, 1, 4.7527), (2, 100, 35.1266)])
@@ -169,6 +208,58 @@ def test_the_curve_of_a_sum_is_above_its_exact_divergence(variance: Fraction, sh
             assert exact <= bound * (1 + 1e-9) + 1e-12
             if variance >= 1 and shares == 1:
                 assert exact >= bound * 0.97  # and the bound is not a loose one
+
+
+def skellam_law(variance: float) -> np.ndarray:
+    """The logarithm of e^-μ I_|x|(μ) on -REACH..REACH."""
+    x = np.abs(np.arange(-REACH, REACH + 1))
+    with np.errstate(divide="ignore"):
+        law: np.ndarray = np.log(special.ive(x, variance))
+    return law
+
+
+def skellam_sum(
+    bound: float, variance: Fraction, shares: int = 3, released: int = 4
+) -> DistributedSkellamEvent:
+    return DistributedSkellamEvent((NoisyVector("delta", 1, bound, variance),), shares, released, 0)
+
+
+@pytest.mark.parametrize("variance", [Fraction(1, 4), Fraction(1), Fraction(9), Fraction(50)])
+@pytest.mark.parametrize("shares", [1, 5])
+def test_the_curve_of_skellam_noise_is_above_its_exact_divergence(variance: Fraction, shares: int) -> None:
+    law = skellam_law(shares * float(variance))
+    for shift in (1, 2, 5):
+        curve = sum_curve(skellam_sum(shift, variance, shares, shares), shares, SMALL_ORDERS)
+        for order, bound in zip(SMALL_ORDERS, curve, strict=True):
+            inside = np.isfinite(law) & np.isfinite(shifted(law, shift))
+            exact = renyi(shifted(law, shift)[inside], law[inside], order)
+            assert exact <= bound * (1 + 1e-9) + 1e-12
+            if shares * variance >= 45 and shift <= 2 and order >= 2:
+                assert exact >= bound * 0.8  # and the bound is not a loose one
+
+
+@pytest.mark.parametrize("q", [0.01, 1 / 3, 0.9])
+@pytest.mark.parametrize("variance", [Fraction(2), Fraction(12)])
+@pytest.mark.parametrize("shift", [1, 4])
+def test_the_sampled_curve_of_skellam_noise_is_above_both_directions(
+    q: float, variance: Fraction, shift: int
+) -> None:
+    law = skellam_law(3 * float(variance))
+    inside = np.isfinite(law) & np.isfinite(shifted(law, shift))
+    law, moved = law[inside], shifted(law, shift)[inside]
+    mixture = mixed(q, law, moved)
+    event = TruncatedPoissonSampledEvent(1000, q, 1000, skellam_sum(shift, variance, 3, 3), dropout=0.0)
+    for order, bound in zip(SMALL_ORDERS, sampled_curve(event, SMALL_ORDERS), strict=True):
+        assert max(renyi(mixture, law, order), renyi(law, mixture, order)) <= bound * (1 + 1e-9) + 1e-12
+
+
+def test_what_a_client_sends_with_its_own_noise_has_no_tau() -> None:
+    """One discrete Gaussian, however coarse, against the server; many shares in what is released."""
+    vector = NoisyVector("delta", 1000, 2.0, Fraction(1, 4))
+    event = LocalDiscreteGaussianEvent((vector,), 50, 40, 60)
+    alpha = np.array(SMALL_ORDERS)
+    np.testing.assert_allclose(sum_curve(event, 1, SMALL_ORDERS), alpha / 2 * 4 / 0.25)
+    assert (sum_curve(event, 50, SMALL_ORDERS) > alpha / 2 * 4 / (50 * 0.25)).all()
 
 
 @pytest.mark.parametrize("q", [0.01, 1 / 3, 0.9])

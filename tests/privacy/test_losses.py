@@ -10,6 +10,7 @@ import pytest
 from dp_accounting import pld
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.integrate import trapezoid
 from scipy.special import logsumexp
 
 from quorate.privacy import DistributedDiscreteGaussianEvent, Event, NoisyVector, TruncatedPoissonSampledEvent
@@ -66,7 +67,7 @@ def test_the_analytic_delta_is_a_divergence(mean: float, epsilon: float) -> None
     x = np.linspace(-40, mean + 40, 400_001)
     p, q = (np.exp(-((x - m) ** 2) / 2) / math.sqrt(2 * math.pi) for m in (mean, 0.0))
     with np.errstate(over="ignore", invalid="ignore"):
-        exact = float(np.trapezoid(np.nan_to_num(np.maximum(p - np.exp(epsilon) * q, 0.0)), x))
+        exact = float(trapezoid(np.nan_to_num(np.maximum(p - np.exp(epsilon) * q, 0.0)), x))
     assert gaussian_delta(mean, epsilon) == pytest.approx(exact, rel=1e-4, abs=1e-9)
 
 
@@ -205,7 +206,8 @@ def test_epsilon_grows_with_rounds_probability_and_norm(
     assert epsilon(poisson(q, sigma), rounds + 1) >= base - 1e-5
     assert epsilon(poisson(min(1.0, q * 1.1), sigma), rounds) >= base - 1e-5
     assert epsilon(poisson(q, sigma * 1.1), rounds) <= base + 1e-5
-    assert base <= server_epsilon([(poisson(q, sigma), rounds)], delta) + 1e-5
+    # Infinite is what can't be told here: then the moments' ε is said.
+    assert math.isinf(base) or base <= server_epsilon([(poisson(q, sigma), rounds)], delta) + 1e-5
 
 
 def test_several_vectors_are_one_gaussian() -> None:
@@ -232,7 +234,7 @@ def test_the_continuous_gaussian_rounded_at_random_is_a_discrete_one() -> None:
     z = np.arange(-60, 61)
     density = np.exp(-(y**2) / (2 * (variance - r2))) / math.sqrt(2 * math.pi * (variance - r2))
     logs = -((z[:, None] - y[None, :]) ** 2) / (2 * r2)
-    rounded = np.trapezoid(np.exp(logs - logsumexp(logs, axis=0)) * density, y, axis=1)
+    rounded = trapezoid(np.exp(logs - logsumexp(logs, axis=0)) * density, y, axis=1)
     discrete = np.exp(-(z**2) / (2 * variance))
     discrete /= discrete.sum()
     inside = np.abs(z) < 20
