@@ -1,16 +1,20 @@
 """Secure aggregation against its floors: how much more than AES, key agreement and signatures a round costs.
 
-    python -m benchmarks.secagg [--quick] [--json FILE]
+    python -m benchmarks.secagg [--quick] [--only PART] [--json FILE] [--plot FILE]
 
 Everything is measured in one run, interleaved, medians of several repetitions, in processor time of one core (of
 two, in elapsed time, where it says so). The floors are the bytes of mask over the speed of AES-256-CTR in buffers of
 256 KiB, and the number of key agreements times the time of one X25519; both are measured between the repetitions.
 Flower's protocol (its own client and server code, `flwr` 1.41) runs beside ours where it is installed.
+
+All clients and the server share one process here: the garbage collector, whose passes over thousands of clients would
+count as the server's, is off while a session runs, and linear algebra has one thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -18,15 +22,15 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from multiprocessing import shared_memory
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from threadpoolctl import threadpool_limits
 
 from benchmarks._rows import Row
 from quorate.privacy.secagg import (
@@ -40,9 +44,9 @@ from quorate.privacy.secagg import (
     ThreatModel,
     add_masks,
 )
-from quorate.privacy.secagg.masks import ranges
 from quorate.randomness import Randomness
 from quorate.rounds import CohortBounds
+from quorate.server.unmasking_pool import UnmaskingPool
 from quorate.summation import SumSession
 from quorate.sums import RunningSum
 
@@ -117,8 +121,24 @@ class Timed:
     threshold: int
     unmask_s: float
     masks: list[Mask]
+    held_bytes: int
 
 
+def uncollected(run: Callable[..., Timed]) -> Callable[..., Timed]:
+    """Runs without the garbage collector."""
+
+    def running(*arguments: Any, **options: Any) -> Timed:
+        gc.collect()
+        gc.disable()
+        try:
+            return run(*arguments, **options)
+        finally:
+            gc.enable()
+
+    return running
+
+
+@uncollected
 def run_session(
     members: int, length: int, parameters: SecAggParameters, drop: float = DROPPED, real: int | None = None
 ) -> Timed:
@@ -153,7 +173,7 @@ def run_session(
     lost = set(names[: int(drop * members)])
     spent = dict.fromkeys(names, 0.0)
     sent = dict.fromkeys(names, 0)
-    server_s = unmask_s = 0.0
+    server_s, unmask_s, held_bytes = 0.0, 0.0, 0
     begun = time.process_time()
 
     def take(name: str, data: bytes) -> None:
@@ -175,6 +195,7 @@ def run_session(
         outgoing = server.advance()
         closing = time.process_time() - start
         server_s += closing
+        held_bytes = max(held_bytes, arrays_of(server))
         unmask_s = closing if phase == "unmask" else 0.0
         for message in outgoing:
             if server.phase == "mask" and message.member in lost:
@@ -187,8 +208,7 @@ def run_session(
                 take(message.member, answer)
     total_s = time.process_time() - begun
     survivors = sink.result().survivors
-    assert sink.result().total is not None
-    assert (sink.result().total == vector * np.uint32(len(survivors))).all()
+    assert (sink.result().sums[0] == vector * np.uint32(len(survivors))).all()
     hood = server._ring.hood
     alive = list(survivors)
     return Timed(
@@ -200,7 +220,14 @@ def run_session(
         threshold=hood.threshold,
         unmask_s=unmask_s,
         masks=found[0],
+        held_bytes=held_bytes,
     )
+
+
+def arrays_of(server: SecAggServer) -> int:
+    """The bytes of the arrays that a server holds: vector, neighbours, sealed and opened shares."""
+    held = [*vars(server).values(), *vars(getattr(server, "_opened", None) or object).values()]
+    return sum(value.nbytes for value in held if isinstance(value, np.ndarray))
 
 
 def complete(threat_model: ThreatModel = ThreatModel.SEMI_HONEST) -> SecAggParameters:
@@ -218,6 +245,7 @@ def about_100_neighbours() -> SecAggParameters:
 class Table:
     def __init__(self) -> None:
         self.rows: list[Row] = []
+        self.growth: list[tuple[int, Timed, float]] = []
 
     def add(
         self,
@@ -310,47 +338,22 @@ def signing(table: Table, quick: bool) -> None:
 # --- Two processes ----------------------------------------------------------------------------------------------------
 
 
-def _unmask_range(name: str, length: int, start: int, stop: int, masks: list[tuple[bytes, bool]]) -> None:
-    memory = shared_memory.SharedMemory(name)
-    try:
-        vector = np.ndarray((length,), np.uint32, memory.buf)
-        add_masks(vector[start:stop], [Mask(*mask) for mask in masks], start)
-        del vector
-    finally:
-        memory.close()
-
-
 def two_processes(table: Table, quick: bool) -> None:
-    """Unmasking spread over two processes and shared memory, against one."""
+    """The server's pool of two processes, against one process."""
     length, count = 10**6, 100 if quick else 560
     masks = [Mask(os.urandom(32), bool(i % 2)) for i in range(count)]
-    plain = [tuple(mask) for mask in masks]
-    memory = shared_memory.SharedMemory(create=True, size=4 * length)
-    try:
-        with ProcessPoolExecutor(2) as pool:
-            list(pool.map(abs, range(4)))
-            one, two = [], []
-            for _ in range(3 if quick else 5):
-                vector = np.zeros(length, np.uint32)
-                start = time.perf_counter()
-                add_masks(vector, masks)
-                one.append(time.perf_counter() - start)
-                start = time.perf_counter()
-                shared = np.ndarray((length,), np.uint32, memory.buf)
-                shared[:] = 0
-                tasks = [
-                    pool.submit(_unmask_range, memory.name, length, begin, end, plain)
-                    for begin, end in ranges(length, np.dtype(np.uint32), 2)
-                ]
-                for task in tasks:
-                    task.result()
-                result = shared.copy()
-                two.append(time.perf_counter() - start)
-                assert (result == vector).all()
-                del shared
-    finally:
-        memory.close()
-        memory.unlink()
+    one, two = [], []
+    with UnmaskingPool(workers=2, worth_bytes=0) as pool:
+        pool(np.zeros(1, np.uint32), masks[:1])  # the workers are there from the second round on
+        for _ in range(3 if quick else 5):
+            vector, shared = np.zeros(length, np.uint32), np.zeros(length, np.uint32)
+            start = time.perf_counter()
+            add_masks(vector, masks)
+            one.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            pool(shared, masks)
+            two.append(time.perf_counter() - start)
+            assert (shared == vector).all()
     value = statistics.median(one) / statistics.median(two)
     table.add(
         f"unmask, d 10^6, {count} masks", "two processes against one", "×", value, "≥ 1.7", value >= 1.7
@@ -368,11 +371,13 @@ def growth(table: Table, quick: bool) -> None:
         aes, agree = aes_bytes_per_s(), agreement_s()
         k, vector_bytes = timed.neighbours, 4 * 10**4
         floor = (k + 1) * vector_bytes / aes + 2 * k * agree
+        table.growth.append((members, timed, floor))
         case = f"n {members:,}, d 10^4, 10 % dropouts"
         table.add(case, "neighbours k", "", k)
         table.add(case, "client", "ms", 1e3 * timed.client_s)
         table.add(case, "server", "s", timed.server_s)
-        table.add(case, "peak memory of the process", "MiB", rss_mib())
+        table.add(case, "the server's arrays", "MiB", timed.held_bytes / 2**20)
+        table.add(case, "peak memory, all clients too", "MiB", rss_mib())
         if members == 10_000:
             table.ratio(case, "client / AES + key agreement floor", timed.client_s / floor, 1.6)
         else:
@@ -411,6 +416,27 @@ def against_flower(table: Table, quick: bool) -> None:
     )  # fmt: skip
 
 
+def plot(points: list[tuple[int, Timed, float]], file: str) -> None:
+    """Cost against n: what `growth` measured, and the client's floor."""
+    from matplotlib import pyplot
+
+    sizes = [members for members, _, _ in points]
+    figure, (client, server) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    client.semilogx(sizes, [1e3 * timed.client_s for _, timed, _ in points], "o-", label="a client, ms")
+    client.semilogx(
+        sizes, [1e3 * floor_s for _, _, floor_s in points], "--", label="AES and key agreement, ms"
+    )
+    client.set_ylim(bottom=0)
+    server.loglog(sizes, [timed.server_s for _, timed, _ in points], "o-", label="the server, s")
+    server.loglog(sizes, [timed.held_bytes / 2**20 for _, timed, _ in points], "s-", label="its arrays, MiB")
+    for axes in (client, server):
+        axes.set_xlabel("clients n (d 10,000, 10 % dropouts)")
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.minorticks_off()
+        axes.legend()
+    figure.savefig(file, dpi=110)
+
+
 def machine() -> dict[str, object]:
     model = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
@@ -429,16 +455,25 @@ def machine() -> dict[str, object]:
     }
 
 
+PARTS = (sessions, signing, two_processes, against_flower, growth)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="smaller cases, under a minute")
+    parser.add_argument("--only", choices=[part.__name__ for part in PARTS], help="one part of it")
     parser.add_argument("--json", metavar="FILE", help="where to write the rows")
+    parser.add_argument("--plot", metavar="FILE", help="where to draw cost against n")
     arguments = parser.parse_args()
     where = machine()
     print(", ".join(f"{name} {value}" for name, value in where.items()))
     table = Table()
-    for part in (sessions, signing, two_processes, against_flower, growth):
-        part(table, arguments.quick)
+    with threadpool_limits(1):
+        for part in PARTS:
+            if arguments.only in (None, part.__name__):
+                part(table, arguments.quick)
+    if arguments.plot:
+        plot(table.growth, arguments.plot)
     if arguments.json:
         document = {"benchmark": "secagg", "machine": where, "rows": [asdict(row) for row in table.rows]}
         with open(arguments.json, "w", encoding="utf-8") as file:

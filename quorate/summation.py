@@ -7,6 +7,7 @@ messages of the server's half over a transport; each client runs the other half.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from quorate.rounds import Aggregate, CohortBounds, Member
 
 __all__ = [
     "ClientSum",
+    "Exposure",
     "Journal",
     "Lost",
     "Message",
@@ -31,7 +33,7 @@ __all__ = [
 
 
 class Sink(Protocol):
-    """Takes encoded vectors: one running sum, or a spool of single updates. The aggregator supplies it."""
+    """Takes encoded vectors: one running sum, one sum a bucket, or single updates. The aggregator supplies it."""
 
     def add(self, encoded: np.ndarray, members: Sequence[Member]) -> None:
         """Adds a block: shape (len(members), m), or (m,) for what is already the sum over `members`."""
@@ -43,7 +45,21 @@ class Sink(Protocol):
 
 
 class Journal(Protocol):
-    """What a round writes down durably before it acts; the store implements it."""
+    """What a round writes down durably before it acts; the store implements it.
+
+    Each transition of a round is written before the message that follows from it leaves:
+
+        before                                            is written
+        anything of the round is drawn                    the round, under a number that the run never used before
+        an assignment leaves                              the charge, then the cohort
+        the first request that can open a sum leaves      revealing (of a plain sum: before the first vector is taken)
+        a member is told that it may keep its state       committed, who is in the sum, and the checkpoint, together
+        a charge that was taken back is forgotten         the refund, then aborted
+
+    Whoever finds a round open at its start aborts it, and takes the charge back only where `revealing` was not written.
+    Session ids are hashes over the run's random id and the round's number, so they are never used again either.
+    Only the third line is the summation's to ask for; the coordinator does the others.
+    """
 
     def revealing(self) -> None:
         """Called before the first message (or addition) after which something of a client's data can be released.
@@ -61,7 +77,7 @@ class SumSession:
         binding: 32 bytes: a hash over the task, terms, run, round and everything broadcast. The roster is added by the
             protocol itself, once it is known.
         length: the number of values of an encoded vector.
-        dtype: of an encoded vector: uint32 for a ring, float32 for plain values.
+        dtype: of an encoded vector: uint16 or uint32 for a ring, float32 for plain values.
         bounds: the cohort's bounds.
     """
 
@@ -166,8 +182,23 @@ class ServerSum(Protocol):
         ...
 
 
+class Exposure(enum.IntEnum):
+    """How much of what a client computed depends on its answers being out of its hands."""
+
+    NOTHING = 0
+    MASKED = 1
+    """Its vector is out, under masks: others can open the sum that it is in."""
+    REVEALED = 2
+    """Its shares are out, or its vector as it is: it must never answer in this round again."""
+
+
 class ClientSum(Protocol):
     """A client's half of one sum, without I/O: bytes in, bytes out."""
+
+    @property
+    def exposure(self) -> Exposure:
+        """What is exposed once its last answer is sent: to be written down before that."""
+        ...
 
     def begin(self) -> bytes | None:
         """The first message, if the client speaks first."""

@@ -15,7 +15,7 @@ import numpy as np
 from quorate.errors import ProtocolViolation, QuorumNotReached
 from quorate.randomness import Randomness
 from quorate.rounds import Aggregate, Member
-from quorate.summation import Journal, Outgoing, Sink, SumSession
+from quorate.summation import Exposure, Journal, Outgoing, Sink, SumSession
 
 __all__ = ["DirectSummation", "RunningSum", "Spool"]
 
@@ -179,6 +179,8 @@ class DirectServerSum:
 
 class DirectClientSum:
     """Sends the encoded vector, and is done."""
+
+    exposure = Exposure.REVEALED
 
     def __init__(self, encoded: np.ndarray):
         self._data = encoded.astype(encoded.dtype.newbyteorder("<"), copy=False).tobytes()

@@ -19,13 +19,12 @@ from quorate.errors import PolicyRefused, ProtocolViolation
 from quorate.privacy.secagg.identity import Enrolment, verifies
 from quorate.privacy.secagg.messages import Advertisement, signed_keys
 from quorate.privacy.secagg.parameters import SMALLEST_COHORT
-from quorate.privacy.secagg.roster import Ring, leaf_of
+from quorate.privacy.secagg.roster import Ring
 from quorate.rounds import CohortBounds
 
 __all__ = [
     "check_acknowledged",
     "check_acknowledgements",
-    "check_distinct_identities",
     "check_distinct_keys",
     "check_enough_holders",
     "check_neighbours_are_enrolled",
@@ -59,12 +58,10 @@ def check_own_place(ring: Ring, leaf: bytes) -> int:
     return places[0]
 
 
-def check_neighbours_are_listed(
-    ring: Ring, places: np.ndarray, advertisements: Sequence[Advertisement]
-) -> None:
-    """Each neighbour's keys are those that the roster commits to, at that neighbour's place."""
-    for place, advertisement in zip(places.tolist(), advertisements, strict=True):
-        if ring.leaves[place].tobytes() != leaf_of(advertisement):
+def check_neighbours_are_listed(ring: Ring, places: np.ndarray, leaves: Sequence[bytes]) -> None:
+    """Each neighbour's keys, and identity, are those that the roster commits to, at that neighbour's place."""
+    for place, leaf in zip(places.tolist(), leaves, strict=True):
+        if ring.leaves[place].tobytes() != leaf:
             raise ProtocolViolation(
                 f"the keys of the neighbour on place {place} are not those that the roster lists"
             )
@@ -104,13 +101,6 @@ def is_signed(binding: bytes, key: bytes, advertisement: Advertisement) -> bool:
     each = advertisement
     signed = signed_keys(binding, each.encryption_key, each.mask_key, each.commitment, each.certificate)
     return verifies(key, each.signature, signed)
-
-
-def check_distinct_identities(own: bytes | None, keys: Sequence[bytes]) -> None:
-    """No identity stands for two of the client and its neighbours."""
-    everybody = [*keys, own]
-    if len(set(everybody)) != len(everybody):
-        raise ProtocolViolation("one identity stands for two members of the neighbourhood")
 
 
 def check_enough_holders(present: np.ndarray, threshold: int) -> None:

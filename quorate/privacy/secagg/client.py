@@ -47,19 +47,24 @@ from quorate.privacy.secagg.messages import (
     Inbox,
     Neighbours,
     Reveal,
-    Roster,
     SealedShares,
     Survivors,
     signed_keys,
     signed_survivors,
 )
 from quorate.privacy.secagg.parameters import SecAggParameters
-from quorate.privacy.secagg.roster import Ring, leaf_of
+from quorate.privacy.secagg.roster import Ring, leaf_of, roster_type
 from quorate.privacy.secagg.states import CLIENT, SIGNED_CLIENT, ClientState
 from quorate.randomness import Randomness
-from quorate.summation import SumSession
+from quorate.summation import Exposure, SumSession
 
 __all__ = ["SecAggClient"]
+
+_EXPOSURE = {
+    ClientState.MASKED: Exposure.MASKED,
+    ClientState.ACKNOWLEDGED: Exposure.MASKED,
+    ClientState.DONE: Exposure.REVEALED,
+}
 
 
 @dataclass
@@ -128,6 +133,11 @@ class SecAggClient:
         self._peer_keys: list[bytes]
         self._alive: np.ndarray
         self._signed: bytes
+
+    @property
+    def exposure(self) -> Exposure:
+        """What its last answer exposes."""
+        return _EXPOSURE.get(self.state, Exposure.NOTHING)
 
     def begin(self) -> bytes:
         """The advertisement.
@@ -200,13 +210,15 @@ class SecAggClient:
         self._held, self._open_keys = [], []
 
     def _roster(self, data: bytes) -> None:
-        roster = Roster.decode(data, self._tag, self._sizes)
+        roster = roster_type(self._parameters).decode(data, self._tag, self._sizes)
         checks.check_roster_size(roster.members, self._session.bounds)
         try:
             self._ring = Ring.build(self._session, self._parameters, roster.leaves)
         except ValueError as unmet:
             raise PolicyRefused(str(unmet)) from unmet
-        self._place = checks.check_own_place(self._ring, leaf_of(self._own))
+        own_identity = self._trust.enrolment.public_key(self._own.certificate) or b"" if self._trust else None
+        own_leaf = leaf_of(self._own, self._session.binding, own_identity)
+        self._place = checks.check_own_place(self._ring, own_leaf)
         hood = self._ring.hood
         self._places = neighbours_of(self._place, hood)
         self._sizes = replace(self._sizes, members=hood.members, neighbours=hood.neighbours)
@@ -214,13 +226,14 @@ class SecAggClient:
     def _neighbours(self, data: bytes) -> bytes:
         assert self._secrets is not None
         peers = Neighbours.decode(data, self._tag, self._sizes).advertisements
-        checks.check_neighbours_are_listed(self._ring, self._places, peers)
+        binding = self._session.binding
+        identities: list[bytes] | list[None] = [None] * len(peers)
+        if self._trust:
+            identities = self._peer_keys = checks.check_neighbours_are_enrolled(self._trust.enrolment, peers)
+        leaves = [leaf_of(peer, binding, identity) for peer, identity in zip(peers, identities, strict=True)]
+        checks.check_neighbours_are_listed(self._ring, self._places, leaves)
         checks.check_distinct_keys(self._own, peers)
         if self._trust:
-            enrolment, binding = self._trust.enrolment, self._session.binding
-            self._peer_keys = checks.check_neighbours_are_enrolled(enrolment, peers)
-            own_identity = enrolment.public_key(self._own.certificate)
-            checks.check_distinct_identities(own_identity, self._peer_keys)
             checks.check_neighbours_have_signed(binding, self._peer_keys, peers)
         session, hood, own = self._ring.session, self._ring.hood, self._place
         shares = shamir.deal(

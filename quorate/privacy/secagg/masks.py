@@ -1,27 +1,33 @@
 """Masks: AES-256 in counter mode as a stream of ring elements, added to vectors in tiles.
 
-The mask of a key is the key stream itself (initial counter zero, NIST SP 800-38A), read as little-endian
+The mask of a key is the key stream itself (initial counter two, NIST SP 800-38A), read as little-endian
 unsigned integers of the ring's width: every value of the ring is equally likely. A tile of vector, key
 stream and zeros stays in the processor's second-level cache, so that adding a mask costs little more than
 making it.
 
-`add_masks` is a pure function of its arguments, on any range of the vector: several processes can share a
-vector (`ranges`). `MaskStream` does the same tile by tile, for a vector that is sent while it is masked.
+The counter begins at two because this is the key stream of GCM under a nonce of twelve zero bytes (SP 800-38D):
+where OpenSSL has GCM on 512-bit registers, it makes it in four fifths of the time of its counter mode, with the
+tag, which nobody asks for. A key is used for one mask, and for nothing else.
+
+`add_masks` is a pure function of its arguments, on any range of the vector. `MaskStream` does the same tile by
+tile, for a vector that is sent while it is masked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-__all__ = ["TILE_BYTES", "Mask", "MaskStream", "add_masks", "ranges"]
+__all__ = ["TILE_BYTES", "Mask", "MaskStream", "add_masks"]
 
 TILE_BYTES = 96 << 10
 _BLOCK_BYTES = 16
+_FIRST_COUNTER = 2
+_NONCE = bytes(12)
 _LINE_BYTES = 64
 _ZEROS = memoryview(bytes(TILE_BYTES))
 
@@ -47,7 +53,10 @@ class MaskStream:
             raise ValueError(
                 f"a range must start at a whole block of {_BLOCK_BYTES} bytes, got element {start}"
             )
-        mode = modes.CTR((start * dtype.itemsize // _BLOCK_BYTES).to_bytes(_BLOCK_BYTES, "big"))
+        counter = _FIRST_COUNTER + start * dtype.itemsize // _BLOCK_BYTES
+        mode: modes.GCM | modes.CTR = modes.CTR(counter.to_bytes(_BLOCK_BYTES, "big"))
+        if start == 0 and _has_wide_gcm():
+            mode = modes.GCM(_NONCE)
         self._streams = [
             (
                 Cipher(algorithms.AES256(key), mode).encryptor().update_into,
@@ -69,7 +78,7 @@ class MaskStream:
             tile[:] = part
             for update_into, combine in self._streams:
                 update_into(zeros, out)
-                combine(tile, values, out=tile)
+                combine(tile, values, tile)
             yield tile
 
     def add(self, vector: np.ndarray) -> None:
@@ -78,6 +87,17 @@ class MaskStream:
         for tile in self.tiles(vector):
             vector[begin : begin + len(tile)] = tile
             begin += len(tile)
+
+
+@lru_cache(maxsize=1)
+def _has_wide_gcm() -> bool:
+    """Whether the processor has what OpenSSL's fast GCM needs: AES and multiplication without carry on 512 bits."""
+    try:
+        from numpy._core import _multiarray_umath as found  # type: ignore[attr-defined]
+    except ImportError:  # NumPy 1
+        from numpy.core import _multiarray_umath as found
+    features: dict[str, bool] = getattr(found, "__cpu_features__", {})
+    return features.get("AVX512_ICL", False)
 
 
 def _aligned(size: int) -> np.ndarray:
@@ -96,11 +116,3 @@ def add_masks(vector: np.ndarray, masks: Sequence[Mask], start: int = 0) -> None
         start: the first element's index; a multiple of 16 bytes.
     """
     MaskStream(masks, vector.dtype, start).add(vector)
-
-
-def ranges(length: int, dtype: np.dtype[np.unsignedinteger], parts: int) -> list[tuple[int, int]]:
-    """The elements [0, length) in at most `parts` nearly equal ranges (start, stop) for `add_masks`."""
-    block = _BLOCK_BYTES // dtype.itemsize
-    blocks = -(-length // block)
-    cuts = [min(length, block * (blocks * part // parts)) for part in range(parts + 1)]
-    return [(start, stop) for start, stop in pairwise(cuts) if start < stop]

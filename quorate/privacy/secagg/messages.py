@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -136,27 +136,38 @@ class Roster(Encoded):
     """
 
     kind = Kind.ROSTER
+    leaf_bytes: ClassVar[int] = LEAF_BYTES
     leaves: bytes
 
     def _check(self) -> None:
-        require(
-            len(self.leaves) % LEAF_BYTES == 0, self.kind, f"has {len(self.leaves)} bytes, not whole digests"
-        )
-        require(_increasing(self.leaves), self.kind, "has digests that are not strictly increasing")
+        size, each = len(self.leaves), self.leaf_bytes
+        require(size % each == 0, self.kind, f"has {size} bytes, not whole leaves of {each}")
+        words = np.frombuffer(self.leaves, ">u8").reshape(-1, each // 8)[:, : LEAF_BYTES // 8]
+        require(_increasing(words), self.kind, "has leaves that are not strictly increasing")
 
     @property
     def members(self) -> int:
         """N."""
-        return len(self.leaves) // LEAF_BYTES
+        return len(self.leaves) // self.leaf_bytes
 
     def _body(self) -> bytes:
         return self.leaves
 
     @classmethod
     def _parse(cls, tag: bytes, body: memoryview, sizes: Sizes) -> Self:
-        longest = sizes.largest * LEAF_BYTES
+        longest = sizes.largest * cls.leaf_bytes
         require(len(body) <= longest, cls.kind, f"has {len(body)} bytes, at most {longest} are accepted")
         return cls(tag, bytes(body))
+
+
+@dataclass(frozen=True)
+class SignedRoster(Roster):
+    """The roster in the signed threat models: before each digest stands that of the member's identity.
+
+    The identities' digests are strictly increasing: everybody sees that none takes part twice.
+    """
+
+    leaf_bytes = 2 * LEAF_BYTES
 
 
 @dataclass(frozen=True)
@@ -346,10 +357,10 @@ class Reveal(Listed):
     entry_bytes = SHARE_BYTES
 
 
-def _increasing(leaves: bytes) -> bool:
-    words = np.frombuffer(leaves, ">u8").reshape(-1, LEAF_BYTES // 8)
+def _increasing(words: np.ndarray) -> bool:
+    """Whether rows of big-endian words increase strictly; nearly always the first word decides."""
     first = words[:, 0]
     if bool((first[1:] > first[:-1]).all()):
         return True
-    rows = [leaves[start : start + LEAF_BYTES] for start in range(0, len(leaves), LEAF_BYTES)]
+    rows = words.tolist()
     return all(low < high for low, high in pairwise(rows))

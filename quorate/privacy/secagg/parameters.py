@@ -20,13 +20,22 @@ library. A client computes them from the signed terms and the size of the roster
 
 from __future__ import annotations
 
+import bisect
 import enum
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-__all__ = ["LARGEST_COHORT", "SMALLEST_COHORT", "Neighbourhood", "SecAggParameters", "ThreatModel"]
+__all__ = [
+    "LARGEST_COHORT",
+    "SMALLEST_COHORT",
+    "Neighbourhood",
+    "SecAggParameters",
+    "ThreatModel",
+    "most_corrupt_in_a_bucket",
+]
 
 LARGEST_COHORT = 65_520
 """The most members of one session: a holder's place must be a non-zero element of the field."""
@@ -98,6 +107,8 @@ class SecAggParameters:
             since it can try many rosters.
         failure_bits: η; a round in which δn members drop fails with probability 2^-η.
         complete: whether to use the complete graph for every size; below 50 members it is used in any case.
+        corrupt_members: how many members may help the server, where that is known otherwise than as a share of the
+            roster (`most_corrupt_in_a_bucket`); γ is then left aside.
 
     Raises:
         ValueError: a value is out of range, or the combination can't be met.
@@ -109,11 +120,14 @@ class SecAggParameters:
     security_bits: int = 40
     failure_bits: int = 20
     complete: bool = False
+    corrupt_members: int | None = None
 
     def __post_init__(self) -> None:
         for name, rate in (("corrupt", self.corrupt), ("dropout", self.dropout)):
             if not 0 <= rate < 1:
                 raise ValueError(f"{name} must be a share in [0, 1), got {rate}")
+        if self.corrupt_members is not None and self.corrupt_members < 0:
+            raise ValueError(f"corrupt_members must be at least 0, got {self.corrupt_members}")
         for name, bits in (("security_bits", self.security_bits), ("failure_bits", self.failure_bits)):
             if not 1 <= bits <= 256:
                 raise ValueError(f"{name} must be from 1 to 256, got {bits}")
@@ -141,7 +155,7 @@ class SecAggParameters:
         if not self.complete and members >= _COMPLETE_BELOW:
             found = harary(
                 members,
-                _floor(self.corrupt, members),
+                self._corrupt_of(members, _floor),
                 _floor(self.dropout, members),
                 max(members - min_survivors, 0),
                 self.threat_model.signed,
@@ -150,7 +164,9 @@ class SecAggParameters:
             )
         if found is None:
             neighbours = members - 1
-            threshold = complete_threshold(members, self.corrupt, self.threat_model.signed)
+            threshold = complete_threshold(
+                members, self._corrupt_of(members, _ceil), self.threat_model.signed
+            )
         else:
             neighbours, threshold = found
         quorum = max(min_survivors, threshold + 1)
@@ -162,10 +178,42 @@ class SecAggParameters:
             )
         return Neighbourhood(members, neighbours, threshold, quorum)
 
+    def _corrupt_of(self, members: int, rounded: Callable[[float, int], int]) -> int:
+        known = self.corrupt_members
+        return rounded(self.corrupt, members) if known is None else min(known, members)
 
-def complete_threshold(members: int, corrupt: float, majority: bool) -> int:
-    """The threshold in the complete graph, where c = ⌈γn⌉ of the n - 1 neighbours are corrupt at most."""
-    bad = min(_ceil(corrupt, members), members - 1)
+
+@lru_cache(maxsize=64)
+def most_corrupt_in_a_bucket(
+    cohort: int, buckets: int, size: int, corrupt: float, security_bits: int = 40
+) -> int:
+    """The number of corrupt members that no bucket of a random partition passes, except with probability 2^-σ.
+
+    Chernoff's bound, which holds for draws without replacement as well (Hoeffding 1963, theorem 4), and, for buckets of
+    up to `size`, is largest at `size`: B·(γ/x)^k·((1-γ)/(1-x))^(s-k) ≤ 2^-σ with x = k/s ≥ γ, in exact integers.
+
+    Args:
+        cohort: the most members that are divided.
+        buckets: B, into how many.
+        size: s, the most members of one.
+        corrupt: γ, the largest share of the cohort that is corrupt.
+        security_bits: σ.
+    """
+    rate = Fraction(repr(float(corrupt)))
+    bad, whole = rate.numerator, rate.denominator
+
+    def rare(k: int) -> bool:
+        chance = (bad * size) ** k * ((whole - bad) * size) ** (size - k) * buckets << security_bits
+        return bool(chance <= whole**size * k**k * (size - k) ** (size - k))
+
+    least = math.ceil(rate * size)
+    found = bisect.bisect_left(range(least, size + 1), True, key=rare) + least  # size + 1 if none is rare
+    return min(found - 1, _floor(corrupt, cohort)) if bad else 0
+
+
+def complete_threshold(members: int, corrupt: int, majority: bool) -> int:
+    """The threshold in the complete graph, where at most so many of the n - 1 neighbours are corrupt."""
+    bad = min(corrupt, members - 1)
     return max((members - 1 + bad) // 2 + 1 if majority else bad + 1, 2)
 
 

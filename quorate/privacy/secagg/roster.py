@@ -1,6 +1,8 @@
 """The roster of a session: who takes part, on which place of the ring, and the session's hash.
 
-A member enters with the digest of its advertisement, its *leaf*. The sorted leaves, with the binding, seed
+A member enters with the digest of its advertisement, its *leaf*; in the signed threat models the digest of its
+identity comes first, so that everybody sees that no identity takes part twice: each neighbour of a member
+checks both. The sorted leaves, with the binding, seed
 a permutation that puts the members on the ring. So the server can't choose neighbours: it can only choose
 whom to let in, after which fresh keys of honest members decide (against a server that tries many rosters,
 the parameters take 128 bits of security).
@@ -13,17 +15,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from quorate.privacy.secagg.keys import digest
-from quorate.privacy.secagg.messages import LEAF_BYTES, Advertisement
+from quorate.privacy.secagg.messages import Advertisement, Roster, SignedRoster
 from quorate.privacy.secagg.parameters import Neighbourhood, SecAggParameters
 from quorate.randomness import Randomness
 from quorate.summation import SumSession
 
-__all__ = ["Ring", "leaf_of"]
+__all__ = ["Ring", "leaf_of", "roster_type"]
 
 
-def leaf_of(advertisement: Advertisement) -> bytes:
-    """The digest under which an advertisement is listed: 32 bytes."""
-    return digest(b"leaf", advertisement.encode())
+def leaf_of(advertisement: Advertisement, binding: bytes, identity: bytes | None) -> bytes:
+    """What stands in the roster for a member: 32 bytes, or 64 with an identity (its public key)."""
+    leaf = digest(b"leaf", advertisement.encode())
+    return leaf if identity is None else digest(b"identity", binding, identity) + leaf
+
+
+def roster_type(parameters: SecAggParameters) -> type[Roster]:
+    """The roster's message in a threat model."""
+    return SignedRoster if parameters.threat_model.signed else Roster
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Ring:
     Args:
         session: the session's hash: 32 bytes, in every key derivation from here on.
         hood: n, k, t and the quorum.
-        leaves: by place: shape (n, 32), uint8.
+        leaves: by place: shape (n, 32), or (n, 64) in the signed threat models, uint8.
     """
 
     session: bytes
@@ -47,24 +55,27 @@ class Ring:
         Args:
             session: for the binding, the bounds, the vector's length and width.
             parameters: of the plan.
-            sorted_leaves: 32 bytes each.
+            sorted_leaves: 32 bytes each, or 64 in the signed threat models.
 
         Raises:
             ValueError: the parameters can't be met with so many members.
         """
-        members = len(sorted_leaves) // LEAF_BYTES
+        each = roster_type(parameters).leaf_bytes
+        members = len(sorted_leaves) // each
         hood = parameters.neighbourhood(members, session.bounds.min_survivors)
         order = _order(digest(b"ring", session.binding, sorted_leaves), members)
         return cls(
             session=digest(b"session", session.binding, _sizes(session, parameters, hood), sorted_leaves),
             hood=hood,
-            leaves=np.frombuffer(sorted_leaves, np.uint8).reshape(members, LEAF_BYTES)[order],
+            leaves=np.frombuffer(sorted_leaves, np.uint8).reshape(members, each)[order],
         )
 
     def places(self, leaf: bytes) -> list[int]:
         """Where a leaf stands on the ring."""
-        hits = np.flatnonzero((self.leaves == np.frombuffer(leaf, np.uint8)).all(axis=1))
-        return [int(place) for place in hits]
+        words = np.ascontiguousarray(self.leaves).view(np.uint64)
+        wanted = np.frombuffer(leaf, np.uint64)
+        alike = np.flatnonzero(words[:, 0] == wanted[0])  # one word of a digest tells nearly all others apart
+        return [int(place) for place in alike if (words[place] == wanted).all()]
 
 
 def _order(seed: bytes, members: int) -> np.ndarray:

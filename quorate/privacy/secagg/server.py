@@ -28,7 +28,6 @@ from quorate.privacy.secagg.encoding import TAG_BYTES, Sizes, kind_of, members_o
 from quorate.privacy.secagg.graph import neighbour_table
 from quorate.privacy.secagg.identity import Enrolment
 from quorate.privacy.secagg.messages import (
-    LEAF_BYTES,
     SEALED_BYTES,
     Acknowledgement,
     Advertisement,
@@ -36,13 +35,12 @@ from quorate.privacy.secagg.messages import (
     MaskedInput,
     Neighbours,
     Reveal,
-    Roster,
     SealedShares,
     Survivors,
 )
 from quorate.privacy.secagg.parameters import SMALLEST_COHORT, SecAggParameters
 from quorate.privacy.secagg.restoring import Opened, restore_secrets
-from quorate.privacy.secagg.roster import Ring, leaf_of
+from quorate.privacy.secagg.roster import Ring, leaf_of, roster_type
 from quorate.privacy.secagg.states import SERVER, SIGNED_SERVER, Phase
 from quorate.privacy.secagg.unmasking import Unmask, masks_to_remove
 from quorate.rounds import Member
@@ -198,8 +196,12 @@ class SecAggServer:
     def _close_advertise(self) -> list[Outgoing]:
         needed = max(self._session.bounds.min_survivors, SMALLEST_COHORT)
         self._require(Phase.ADVERTISE, len(self._advertisements), needed)
-        by_leaf = {leaf_of(advertisement): member for member, advertisement in self._advertisements.items()}
-        roster = Roster(self._tag, b"".join(sorted(by_leaf)))
+        binding, identities = self._session.binding, self._identities
+        by_leaf = {
+            leaf_of(advertisement, binding, identities.get(member)): member
+            for member, advertisement in self._advertisements.items()
+        }
+        roster = roster_type(self._parameters)(self._tag, b"".join(sorted(by_leaf)))
         try:
             self._ring = Ring.build(self._session, self._parameters, roster.leaves)
         except ValueError as unmet:
@@ -207,8 +209,7 @@ class SecAggServer:
             raise QuorumNotReached(str(Phase.ADVERTISE), present, present + 1) from unmet
         hood = self._ring.hood
         n, k = hood.members, hood.neighbours
-        leaves = self._ring.leaves.tobytes()
-        self._members = [by_leaf[leaves[LEAF_BYTES * i : LEAF_BYTES * (i + 1)]] for i in range(n)]
+        self._members = [by_leaf[leaf.tobytes()] for leaf in self._ring.leaves]
         self._place = {member: place for place, member in enumerate(self._members)}
         self._table = neighbour_table(hood)
         self._sizes = replace(self._sizes, members=n, neighbours=k)

@@ -21,7 +21,7 @@ from quorate.privacy.secagg import (
     keys,
     messages,
 )
-from quorate.privacy.secagg.encoding import TAG_BYTES, members_of, to_bitmap
+from quorate.privacy.secagg.encoding import TAG_BYTES, VERSION, Kind, members_of, to_bitmap
 from quorate.privacy.secagg.graph import neighbours_of
 from quorate.privacy.secagg.identity import Trust
 from quorate.privacy.secagg.messages import signed_keys, signed_survivors
@@ -86,19 +86,23 @@ class LyingServer:
         self.corrupt_keys[public] = private
         return messages.Advertisement(binding[:TAG_BYTES], *parts, bytes(32), certificate, signature)
 
+    def _leaf(self, advertisement: messages.Advertisement) -> bytes:
+        return leaf_of(advertisement, self.session.binding, advertisement.certificate or None)
+
     # --- Lies ---
 
     def list_members(self, who: int, roster: list[messages.Advertisement], order: int = 0) -> bool:
         """Tells a client a roster, and the advertisements of its neighbours on it."""
         told, binding = self.told[who], self.session.binding
-        unique = {leaf_of(each): each for each in roster}
+        unique = {self._leaf(each): each for each in roster}
         leaves = b"".join(sorted(unique))
-        common = messages.Roster(binding[:TAG_BYTES], leaves)
-        if not self._deliver(told, common.encode())[0]:
+        # As bytes: an identity may be in it twice.
+        common = bytes((VERSION, Kind.ROSTER)) + binding[:TAG_BYTES] + leaves
+        if not self._deliver(told, common)[0]:
             return False
         ring = Ring.build(self.session, self.parameters, leaves)
         by_place = tuple(unique[ring.leaves[place].tobytes()] for place in range(len(unique)))
-        place = ring.places(leaf_of(told.own))[0]
+        place = ring.places(self._leaf(told.own))[0]
         near = [by_place[p] for p in neighbours_of(place, ring.hood).tolist()]
         near = near[order:] + near[:order]
         ok, answer = self._deliver(told, messages.Neighbours(binding[:TAG_BYTES], tuple(near)).encode())

@@ -282,7 +282,8 @@ class SlowSession:
     def put_on_the_ring(self) -> None:
         case = self.case
         leaf = {
-            digest(b"leaf", self.head(1, self.binding) + body): name for name, body in self.bodies.items()
+            self.identity_of(name) + digest(b"leaf", self.head(1, self.binding) + body): name
+            for name, body in self.bodies.items()
         }
         ordered = sorted(leaf)
         self.leaves = b"".join(ordered)
@@ -301,6 +302,12 @@ class SlowSession:
         half = self.k // 2
         offsets = range(1, n) if self.k == n - 1 else [*range(-half, 0), *range(1, half + 1)]
         self.near = {name: [self.ring[(self.place[name] + o) % n] for o in offsets] for name in self.ring}
+
+    def identity_of(self, name: str) -> bytes:
+        if not self.signed:
+            return b""
+        certificate, _ = sign(bytes.fromhex(self.drawn[name]["identity_private"]), b"")
+        return digest(b"identity", self.binding, certificate)
 
     def share(self) -> None:
         self.sealed = {}
@@ -345,7 +352,7 @@ class SlowSession:
             vector = list(self.drawn[name]["vector"])
             self.total = [(a + b) % ring for a, b in zip(self.total, vector, strict=True)]
             for key, factor in masks:
-                stream = key_stream(key, size * len(vector))
+                stream = key_stream(key, size * len(vector), counter=2)
                 for i in range(len(vector)):
                     vector[i] += factor * int.from_bytes(stream[size * i : size * i + size], "little")
             answer = b"".join((value % ring).to_bytes(size, "little") for value in vector)

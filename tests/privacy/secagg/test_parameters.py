@@ -1,8 +1,9 @@
+import math
 from fractions import Fraction
 
 import pytest
 
-from quorate.privacy.secagg.parameters import SecAggParameters, ThreatModel
+from quorate.privacy.secagg.parameters import SecAggParameters, ThreatModel, most_corrupt_in_a_bucket
 
 HONEST, LYING = ThreatModel.SEMI_HONEST, ThreatModel.SEMI_MALICIOUS
 
@@ -137,3 +138,45 @@ def test_sessions_of_impossible_size_are_refused(members):
 def test_a_quorum_above_the_roster_is_refused_with_its_numbers():
     with pytest.raises(ValueError, match="at least 12 must stay"):
         SecAggParameters().neighbourhood(10, 12)
+
+
+# --- Corrupt members of random buckets
+
+
+def tail(cohort, corrupt, size, more_than):
+    """P(more than so many of `size` members, drawn from a cohort, are corrupt), exactly."""
+    ways = sum(
+        math.comb(corrupt, k) * math.comb(cohort - corrupt, size - k) for k in range(more_than + 1, size + 1)
+    )
+    return Fraction(ways, math.comb(cohort, size))
+
+
+@pytest.mark.parametrize("buckets", [2, 5, 20])
+@pytest.mark.parametrize("corrupt", [0.01, 0.05, 0.2])
+def test_no_bucket_of_any_cohort_has_more_corrupt_members_than_the_bound(buckets, corrupt):
+    size = 40
+    bound = most_corrupt_in_a_bucket(size * buckets, buckets, size, corrupt)
+    for cohort in range(10 * buckets, size * buckets + 1, 7):
+        bad = int(Fraction(str(corrupt)) * cohort)
+        assert buckets * tail(cohort, bad, -(-cohort // buckets), bound) <= Fraction(1, 2**40)
+
+
+def test_the_bound_is_no_larger_than_it_must_be_by_much():
+    """It is Chernoff's; the exact number that is passed with probability 2^-40 is 19."""
+    exact = next(c for c in range(50) if 20 * tail(1000, 50, 50, c) <= Fraction(1, 2**40))
+    assert (exact, most_corrupt_in_a_bucket(1000, 20, 50, 0.05)) == (19, 21)
+
+
+def test_all_corrupt_members_may_be_in_one_small_bucket():
+    assert most_corrupt_in_a_bucket(100, 10, 10, 0.05) == 5
+    assert most_corrupt_in_a_bucket(40, 4, 10, 0.3) == 10
+    assert most_corrupt_in_a_bucket(40, 4, 10, 0.0) == 0
+
+
+def test_a_number_of_corrupt_members_takes_the_place_of_a_share():
+    share = SecAggParameters(LYING, corrupt=0.1)
+    for members in (20, 40, 100):
+        number = SecAggParameters(LYING, corrupt=0.0, corrupt_members=members // 10)
+        assert number.neighbourhood(members, members - 5) == share.neighbourhood(members, members - 5)
+    with pytest.raises(ValueError, match="corrupt_members must be at least 0"):
+        SecAggParameters(corrupt_members=-1)

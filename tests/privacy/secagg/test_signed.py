@@ -20,6 +20,8 @@ from quorate.privacy.secagg import (
 )
 from quorate.privacy.secagg.encoding import members_of, to_bitmap
 from quorate.privacy.secagg.identity import verifies
+from quorate.privacy.secagg.messages import Advertisement, SignedRoster
+from quorate.privacy.secagg.states import Phase
 from quorate.randomness import Randomness
 from tests.privacy.secagg.sessions import (
     MALICIOUS,
@@ -114,6 +116,17 @@ def test_a_neighbour_that_is_not_enrolled_is_refused():
     refuses(client, neighbours, ProtocolViolation, "is not enrolled")
 
 
+def believe_everybody(server, identities=None):
+    """Makes a server one that checks no advertisement, and gives some members another identity in the roster."""
+
+    def take(member, data):
+        advertisement = Advertisement.decode(data, server._tag, server._sizes)
+        server._advertisements[member] = advertisement
+        server._identities[member] = (identities or {}).get(member, advertisement.certificate)
+
+    server._takers = {**server._takers, Phase.ADVERTISE: take}
+
+
 def test_keys_that_no_enrolled_identity_signed_are_refused_by_client_and_server():
     run = prepare(6, MALICIOUS)
 
@@ -124,7 +137,7 @@ def test_keys_that_no_enrolled_identity_signed_are_refused_by_client_and_server(
     assert "no enrolled identity has signed" in str(with_server.refusals["client-3"])
 
     run = prepare(6, MALICIOUS)
-    run.server._enrolment = None  # a server that does not care
+    believe_everybody(run.server)
     with pytest.raises(QuorumNotReached):
         drive(run, to_server=forge)
     assert all("not signed by its identity" in str(r) for n, r in run.refusals.items() if n != "client-3")
@@ -133,7 +146,7 @@ def test_keys_that_no_enrolled_identity_signed_are_refused_by_client_and_server(
 def test_keys_signed_for_another_round_are_refused():
     replayed = prepare(6, MALICIOUS, binding=b"r" * 32).clients["client-3"].begin()
     run = prepare(6, MALICIOUS)
-    run.server._enrolment = None
+    believe_everybody(run.server)
 
     def replay(phase, name, data):
         return data[:16] + replayed[16:] if (phase, name) == ("advertise", "client-3") else data
@@ -149,12 +162,19 @@ def test_one_identity_cannot_stand_for_two_members():
     drive(run)
     assert "an identity that another member has" in str(run.refusals["client-4"])
 
+    leaves = [digest * 32 + leaf * 32 for digest, leaf in ((b"a", b"1"), (b"b", b"2"), (b"b", b"3"))]
+    with pytest.raises(ProtocolViolation, match="not strictly increasing"):
+        SignedRoster(bytes(14), b"".join(leaves))
+    SignedRoster(bytes(14), b"".join(leaves[:2]))
+
+
+def test_a_roster_that_hides_an_identity_behind_another_digest_is_refused_by_its_neighbours():
     run = prepare(6, MALICIOUS)
     run.clients["client-4"]._trust = run.clients["client-3"]._trust
-    run.server._enrolment = None
+    believe_everybody(run.server, {"client-4": b"somebody else"})
     with pytest.raises(QuorumNotReached):
         drive(run)
-    assert "one identity stands for two members" in str(run.refusals[ME])
+    assert "not those that the roster lists" in str(run.refusals[ME])
 
 
 # --- Consistency ---

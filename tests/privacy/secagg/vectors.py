@@ -32,6 +32,11 @@ CASES = [
         SecAggParameters(corrupt=0.02, dropout=0.1),
         {"share": [3], "mask": [10, 20], "unmask": [30]},
     ),
+    (
+        "semi-malicious, sparse graph, 32 bits, dropouts", 50, 3, 32, 47,
+        SecAggParameters(ThreatModel.SEMI_MALICIOUS, corrupt=0.02, dropout=0.04),
+        {"share": [3], "mask": [10], "consistency": [20], "unmask": [30]},
+    ),
 ]  # fmt: skip
 
 
