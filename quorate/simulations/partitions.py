@@ -14,7 +14,7 @@ import numpy as np
 
 from quorate.errors import DataError, PlanError
 
-__all__ = ["PARTITIONS", "by_name", "dirichlet", "iid", "shards"]
+__all__ = ["PARTITIONS", "by_name", "dirichlet", "iid", "quantity", "shards"]
 
 Partition = list[np.ndarray]
 """One sorted int64 array of indices a client."""
@@ -54,8 +54,7 @@ def dirichlet(labels: np.ndarray, clients: int, rng: np.random.Generator, alpha:
         DataError: there are fewer examples than clients, the labels are not whole, or α is not positive.
     """
     _check(labels, clients, whole=True)
-    if not 0 < alpha < np.inf:
-        raise DataError(f"alpha: {alpha!r} was found; a number above 0 is accepted")
+    _check_alpha(alpha)
     _, codes, totals = np.unique(labels, return_inverse=True, return_counts=True)
     pools = [rng.permutation(np.flatnonzero(codes == code)) for code in range(len(totals))]
     left, mix = totals.copy(), totals / totals.sum()
@@ -69,6 +68,28 @@ def dirichlet(labels: np.ndarray, clients: int, rng: np.random.Generator, alpha:
         )
         left -= taken
     return parts
+
+
+def quantity(labels: np.ndarray, clients: int, rng: np.random.Generator, alpha: float = 1.0) -> Partition:
+    """Clients hold very different numbers of examples, each a random sample: sizes ~ Dirichlet(α, …, α).
+
+    A small α gives few clients nearly everything (Li, Diao, Chen, He 2022, "Federated Learning on Non-IID Data Silos",
+    section 4.3). Every client has at least one example.
+
+    Args:
+        labels: shape (examples,); only their number matters.
+        clients: how many there are.
+        rng: where randomness comes from.
+        alpha: the concentration α of each client, positive.
+
+    Raises:
+        DataError: there are fewer examples than clients, or α is not positive.
+    """
+    _check(labels, clients)
+    _check_alpha(alpha)
+    shares = rng.dirichlet(np.full(clients, alpha))
+    sizes = 1 + rng.multinomial(len(labels) - clients, shares / shares.sum())
+    return [np.sort(part) for part in np.split(rng.permutation(len(labels)), np.cumsum(sizes)[:-1])]
 
 
 def shards(labels: np.ndarray, clients: int, rng: np.random.Generator, per_client: int = 2) -> Partition:
@@ -99,7 +120,12 @@ def shards(labels: np.ndarray, clients: int, rng: np.random.Generator, per_clien
     return [np.sort(np.concatenate([cut[shard] for shard in mine])) for mine in dealt]
 
 
-PARTITIONS: dict[str, Callable[..., Partition]] = {"dirichlet": dirichlet, "iid": iid, "shards": shards}
+PARTITIONS: dict[str, Callable[..., Partition]] = {
+    "dirichlet": dirichlet,
+    "iid": iid,
+    "quantity": quantity,
+    "shards": shards,
+}
 
 
 def by_name(
@@ -108,7 +134,7 @@ def by_name(
     """The partition of a kind.
 
     Args:
-        kind: `iid`, `dirichlet` or `shards`.
+        kind: one of `PARTITIONS`.
         labels: shape (examples,).
         clients: how many there are.
         rng: where randomness comes from.
@@ -138,6 +164,11 @@ def _check(labels: np.ndarray, clients: int, *, whole: bool = False) -> None:
         )
     if whole and labels.dtype.kind not in "iub":
         raise DataError(f"a partition by label needs whole labels, got {labels.dtype}; 'iid' takes any")
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0 < alpha < np.inf:
+        raise DataError(f"alpha: {alpha!r} was found; a number above 0 is accepted")
 
 
 def _draw(mix: np.ndarray, size: int, left: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -62,8 +62,8 @@ def test_a_partition_gives_each_client_its_examples_when_asked():
     part = federated.clients.parts[0]
     np.testing.assert_array_equal(first.x, data.train.x[part])
     np.testing.assert_array_equal(first.y, data.train.y[part])
-    assert len(federated.clients[-1]) == federated.clients.sizes[-1]
-    assert [len(c) for c in federated.clients[10:12]] == federated.clients.sizes[10:12].tolist()
+    assert [len(client) for client in federated] == federated.clients.sizes.tolist()
+    assert federated.clients.size_of(10) == len(federated.clients[10])
     with pytest.raises(IndexError):
         federated.clients[300]
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from quorate.errors import DataError, PlanError
@@ -8,6 +8,7 @@ from quorate.simulations import partitions
 
 KINDS = st.one_of(
     st.just(("iid", {})),
+    st.tuples(st.just("quantity"), st.fixed_dictionaries({"alpha": st.floats(1e-2, 1e3)})),
     st.tuples(st.just("dirichlet"), st.fixed_dictionaries({"alpha": st.floats(1e-3, 1e3)})),
     st.tuples(st.just("shards"), st.fixed_dictionaries({"per_client": st.integers(1, 3)})),
 )
@@ -34,6 +35,7 @@ def test_every_example_belongs_to_exactly_one_client_and_every_client_has_one(pr
 @given(problems(), st.integers(0, 2**32))
 def test_sizes_are_as_equal_as_they_can_be(problem, seed):
     kind, labels, clients, options = problem
+    assume(kind != "quantity")
     sizes = [
         len(part)
         for part in partitions.by_name(kind, labels, clients, np.random.default_rng(seed), **options)
@@ -117,9 +119,21 @@ def test_what_can_not_be_partitioned_is_refused(kind, labels, clients, options, 
 
 def test_an_unknown_kind_or_option_says_what_exists():
     rng = np.random.default_rng(0)
-    with pytest.raises(PlanError, match="no partition 'random'; these exist: dirichlet, iid, shards"):
+    with pytest.raises(
+        PlanError, match="no partition 'random'; these exist: dirichlet, iid, quantity, shards"
+    ):
         partitions.by_name("random", np.zeros(3, int), 1, rng)
     with pytest.raises(PlanError, match="'dirichlet' has no option beta; it takes alpha"):
         partitions.by_name("dirichlet", np.zeros(3, int), 1, rng, beta=1)
     with pytest.raises(PlanError, match="'iid' has no option alpha; it takes none"):
         partitions.by_name("iid", np.zeros(3, int), 1, rng, alpha=1)
+
+
+def test_a_small_alpha_gives_few_clients_nearly_everything():
+    labels = np.zeros(10_000, np.int64)
+    few, alike = (
+        np.sort([len(p) for p in partitions.quantity(labels, 50, np.random.default_rng(0), alpha=alpha)])
+        for alpha in (0.05, 1000.0)
+    )
+    assert few[-5:].sum() > 0.75 * len(labels)
+    assert alike.max() < 2 * alike.min()
