@@ -1,0 +1,129 @@
+"""Simulated time: when the members of a round report, who is late or gone by then, and when the round closes.
+
+A member downloads the broadcast, trains, and uploads its update, each at its own speed; it is lost when its presence
+ends before that, or when it comes after the round has closed. A round closes when everybody who still comes has
+reported, at its deadline, or after as many reports as the coordinator waits for, and takes a second for each phase of
+the sum that follows. Time passes in aborted rounds, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from quorate.errors import QuorateError
+from quorate.rounds import Member
+from quorate.simulations.traces import Traces
+
+__all__ = ["Clock", "Report", "Work"]
+
+_WAIT_S = 600.0
+_LONGEST_WAIT_S = 30 * 86_400.0
+_JITTER = 0.1  # σ of the logarithm of what a member's training takes, from round to round
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a round asks of its members.
+
+    Args:
+        examples: that each trains on, epochs counted; shape (members,).
+        download_bytes: of the broadcast.
+        upload_bytes: of an encoded update.
+        deadline_s: after which a report is late.
+        close_after: how many reports close the round; None waits for all.
+        phases_after: of the sum, after the reports; a second each.
+    """
+
+    examples: np.ndarray
+    download_bytes: int
+    upload_bytes: int
+    deadline_s: float
+    close_after: int | None
+    phases_after: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a round went in simulated time.
+
+    Args:
+        unreported: members who were gone or late before their report.
+        unfinished: members who reported, and were gone before the round was over.
+        seconds: that it took.
+    """
+
+    unreported: frozenset[Member]
+    unfinished: frozenset[Member]
+    seconds: float
+
+
+class Clock:
+    """The simulated time of one run.
+
+    Args:
+        traces: when members are there, and how fast.
+        members: of the population.
+        now_s: what time it is.
+    """
+
+    def __init__(self, traces: Traces, members: int, now_s: float = 0.0):
+        self.traces, self.members, self.now_s = traces, members, now_s
+
+    def wait_for(self, present: int) -> None:
+        """Lets time pass until enough members are there.
+
+        Raises:
+            QuorateError: there are not, for a month.
+        """
+        waited = 0.0
+        while self.traces.present(self.members, self.now_s) < present:
+            self.now_s += _WAIT_S
+            waited += _WAIT_S
+            if waited > _LONGEST_WAIT_S:
+                raise QuorateError(
+                    f"{present} of {self.members} members were never there at the same time in a simulated month; "
+                    "fleet.present says how many a round waits for"
+                )
+
+    def run(
+        self, members: Sequence[Member], indices: Sequence[int], work: Work, rng: np.random.Generator
+    ) -> Report:
+        """Lets a round pass.
+
+        Args:
+            members: of its cohort, all of them there.
+            indices: theirs in the population.
+            work: what they are to do.
+            rng: draws how long they take.
+        """
+        jitter = np.exp(_JITTER * rng.standard_normal(len(members)))
+        speeds = [self.traces.speed(index) for index in indices]
+        training = work.examples / np.array([speed.examples_per_s for speed in speeds]) * jitter
+        network = (work.download_bytes + work.upload_bytes) / np.array(
+            [speed.bytes_per_s for speed in speeds]
+        )
+        reported = training + network
+        stays = np.array([self.traces.leaves_s(index, self.now_s) for index in indices]) - self.now_s
+        comes = reported <= np.minimum(stays, work.deadline_s)
+        closes = self._closes(reported, comes, work)
+        in_time = comes & (reported <= closes)
+        seconds = closes + work.phases_after
+        gone = in_time & (stays < seconds)
+        self.now_s += seconds
+        return Report(
+            frozenset(m for m, there in zip(members, in_time, strict=True) if not there),
+            frozenset(m for m, left in zip(members, gone, strict=True) if left),
+            seconds,
+        )
+
+    def _closes(self, reported: np.ndarray, comes: np.ndarray, work: Work) -> float:
+        """When the last report that is waited for is there; the deadline, if somebody is waited for in vain."""
+        times = np.sort(reported[comes])
+        wanted = len(reported) if work.close_after is None else work.close_after
+        if len(times) >= wanted:
+            return float(times[wanted - 1]) if wanted else 0.0
+        return work.deadline_s if math.isfinite(work.deadline_s) else float(times[-1]) if len(times) else 0.0
