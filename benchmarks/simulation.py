@@ -38,7 +38,7 @@ from quorate.privacy import DistributedGaussian, NoPrivacy
 from quorate.randomness import Randomness
 from quorate.rounds import PublicValues, Update
 from quorate.simulations.datasets import ClientData, FederatedDataset
-from quorate.simulations.fleet import Simulation
+from quorate.simulations.source import Simulation
 
 CLIENTS, EXAMPLES, FEATURES, CLASSES = 1000, 100, 784, 10
 COHORT, BATCH, RATE = 100, 20, 0.1

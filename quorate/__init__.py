@@ -22,7 +22,7 @@ _NAMES = {
     "QuorateError": "quorate.errors",
     "Rounds": "quorate.plan",
     "SecAggPlus": "quorate.plan",
-    "Simulation": "quorate.simulations.fleet",
+    "Simulation": "quorate.simulations.source",
     "Strategy": "quorate.strategies",
     "Task": "quorate.task",
     "Training": "quorate.plan",
@@ -31,6 +31,7 @@ _NAMES = {
     "run": "quorate.assembly",
 }
 _MODULES = {
+    "callbacks": "quorate.callbacks",
     "clients": "quorate.clients",
     "errors": "quorate.errors",
     "models": "quorate.clients.adapters.numpy_models",

@@ -1,3 +1,4 @@
+from quorate import callbacks as callbacks
 from quorate import clients as clients
 from quorate import errors as errors
 from quorate import privacy as privacy
@@ -18,7 +19,7 @@ from quorate.plan import SecAggPlus as SecAggPlus
 from quorate.plan import Training as Training
 from quorate.planfile import read_plan as read_plan
 from quorate.result import FinishedRun as FinishedRun
-from quorate.simulations.fleet import Simulation as Simulation
+from quorate.simulations.source import Simulation as Simulation
 from quorate.strategies import Strategy as Strategy
 from quorate.task import Task as Task
 
@@ -37,6 +38,7 @@ __all__ = [
     "Strategy",
     "Task",
     "Training",
+    "callbacks",
     "clients",
     "errors",
     "models",

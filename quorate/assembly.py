@@ -11,25 +11,44 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from quorate.callbacks import Callback, Enough
+from quorate.engine import Engine, EngineSource
 from quorate.errors import PlanError, StateError
 from quorate.fleets import Ability, Fleet
 from quorate.parts import find_part, make_part
-from quorate.plan import FleetSection, IdealSum, Plan, SecAggPlus
-from quorate.privacy import Ledger
+from quorate.plan import FleetSection, IdealSum, PlainSum, Plan, SecAggPlus
+from quorate.privacy import Ledger, default_delta
 from quorate.progress import ProgressBar
 from quorate.randomness import Randomness, generator
 from quorate.result import FinishedRun
 from quorate.server.coordinator import Coordinator, RoundReport
 from quorate.server.publishing import PublishWhenDue
-from quorate.server.selection import FixedSize, Sampler, TruncatedPoisson
-from quorate.server.store import Run, RunStatus, Store
+from quorate.server.records import Round, Run, RunStatus
+from quorate.server.selection import FixedSize, Sampler, Separated, TruncatedPoisson
+from quorate.server.store import Store
+from quorate.server.summing import SummingEngine
+from quorate.server.unmasking_pool import UnmaskingPool
 
-__all__ = ["FleetSource", "open_fleet", "resolve", "run", "terms_hash"]
+__all__ = [
+    "FleetSource",
+    "bound",
+    "check_abilities",
+    "check_recorded",
+    "open_fleet",
+    "open_run",
+    "resolve",
+    "run",
+    "run_in",
+    "terms_hash",
+]
+
+log = logging.getLogger(__name__)
 
 Watch = Callable[[RoundReport], None]
 
@@ -56,7 +75,9 @@ def run(
     fleet: FleetSource | None = None,
     *,
     state: str | os.PathLike[str] | None = None,
+    database: str | None = None,
     watch: Watch | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> FinishedRun:
     """Runs a plan to its end, or on from where it stopped.
 
@@ -64,7 +85,9 @@ def run(
         plan: need not be resolved.
         fleet: bound in Python, in the place of `plan.fleet`.
         state: the state directory; None keeps the state in memory.
+        database: `postgresql://…`, in the place of the state directory's own database.
         watch: told of every round; None draws a progress bar on standard error.
+        callbacks: told of every round, with the parameters after it; they may end the run (`quorate.callbacks`).
 
     Raises:
         PlanError: the plan can't be run on this fleet.
@@ -72,40 +95,43 @@ def run(
         BudgetExhausted: the next round would pass the privacy budget; what was committed stays.
         QuorateError: too many rounds in a row were not quorate.
     """
-    source, plan = _bound(plan, fleet)
-    if state is not None and not plan.strategy.resolve().recorded:
-        raise PlanError(
-            f"strategy: {plan.strategy.name!r} has no settings that could be written down, so a state directory can't "
-            "tell its runs apart; accepted: a factory decorated with @quorate.strategies.strategy(name), or no state"
-        )
-    encoded = plan.terms().encoded()
+    source, plan = bound(plan, fleet)
+    if state is not None:
+        check_recorded(plan)
+    with (
+        contextlib.closing(Store(state, database=database)) as store,
+        _watching(watch, plan.rounds.count) as watching,
+    ):
+        return run_in(store, source, plan, watching, callbacks)
+
+
+def run_in(
+    store: Store, source: FleetSource, plan: Plan, watch: Watch, callbacks: Sequence[Callback] = ()
+) -> FinishedRun:
+    """Runs a resolved plan in a store that is open, perhaps beside other runs; see `run`."""
     with contextlib.ExitStack() as stack:
-        store = stack.enter_context(contextlib.closing(Store(state)))
         live = stack.enter_context(contextlib.closing(source.open(plan, store.directory)))
-        _check_abilities(plan, live)
-        record = store.open_run(encoded, terms_hash(plan), simulated=plan.fleet.seed is not None)
-        if record.simulated != (plan.fleet.seed is not None):
-            raise StateError(
-                f"run {record.id} was started {'with' if record.simulated else 'without'} a seed; "
-                "go on in the same way, or use another state directory"
-            )
+        check_abilities(plan, live)
+        record = open_run(store, plan)
         publisher = PublishWhenDue(plan, record, source.size, store)
+        randomness = _randomness(plan)
+        engine = _engine(plan, record, live, source.size, randomness, stack)
         coordinator = Coordinator(
-            plan=plan,
             run=record,
-            fleet=live,
+            rounds=plan.rounds.count,
+            engine=engine,
             store=store,
-            sampler=_sampler(plan),
-            ledger=_ledger(plan, record, store),
-            randomness=_randomness(plan),
-            initial=plan.task.resolve().model.initial(generator(plan.fleet.seed, "initial parameters")),
-            watch=stack.enter_context(_watching(watch, plan.rounds.count)),
+            sampler=_sampler(plan, record, store),
+            ledger=_ledger(plan, record, store, engine, source.size),
+            randomness=randomness,
+            watch=watch,
             publish=publisher,
         )
         publisher.catch_up(coordinator.state, coordinator.spent())
         if record.status != RunStatus.FINISHED:
-            coordinator.run_to_end()
-            publisher.catch_up(coordinator.state, coordinator.spent())
+            with _told(callbacks, coordinator, store.rounds(record.id)):
+                coordinator.run_to_end()
+            publisher.catch_up(coordinator.state, coordinator.spent(), last=True)
             store.finish(record.id)
         return FinishedRun(
             plan=plan,
@@ -118,9 +144,40 @@ def run(
         )
 
 
+def open_run(store: Store, plan: Plan) -> Run:
+    """The store's record of a resolved plan's run: the one that exists, or a new one.
+
+    Raises:
+        StateError: the store holds this run with another kind of randomness.
+    """
+    if plan.publish is not None:
+        plan.task.resolve().model.program_spec()  # what can't be served is refused now, not after the last round
+    seeded = plan.fleet.seed is not None
+    record = store.open_run(plan.terms().encoded(), terms_hash(plan), simulated=seeded)
+    if record.simulated != seeded:
+        raise StateError(
+            f"run {record.id} was started {'with' if record.simulated else 'without'} a seed; "
+            "go on in the same way, or use another state directory"
+        )
+    return record
+
+
+def check_recorded(plan: Plan) -> None:
+    """Refuses a plan whose run could not be told from others in a state directory.
+
+    Raises:
+        PlanError: with what is accepted.
+    """
+    if not plan.strategy.resolve().recorded:
+        raise PlanError(
+            f"strategy: {plan.strategy.name!r} has no settings that could be written down, so a state directory can't "
+            "tell its runs apart; accepted: a factory decorated with @quorate.strategies.strategy(name), or no state"
+        )
+
+
 def resolve(plan: Plan) -> Plan:
     """The plan with everything filled in, its fleet included."""
-    return _bound(plan, None)[1]
+    return bound(plan, None)[1]
 
 
 def open_fleet(section: FleetSection) -> FleetSource:
@@ -139,7 +196,7 @@ def terms_hash(plan: Plan) -> str:
     return hashlib.sha256(plan.terms().encoded()).hexdigest()
 
 
-def _bound(plan: Plan, fleet: FleetSource | None) -> tuple[FleetSource, Plan]:
+def bound(plan: Plan, fleet: FleetSource | None) -> tuple[FleetSource, Plan]:
     """The fleet's source, and the plan resolved for its population."""
     source = open_fleet(plan.fleet) if fleet is None else fleet
     if fleet is not None:
@@ -147,20 +204,31 @@ def _bound(plan: Plan, fleet: FleetSource | None) -> tuple[FleetSource, Plan]:
     return source, plan.resolved(source.size)
 
 
-def _check_abilities(plan: Plan, fleet: Fleet) -> None:
-    """Refuses a plan that needs what the fleet can't do."""
+def check_abilities(plan: Plan, fleet: Fleet) -> None:
+    """Refuses a plan that needs what the fleet can't do.
+
+    Raises:
+        PlanError: with what is missing.
+    """
+    if plan.engine is not None:
+        _check_needed(plan, fleet, set(plan.engine.resolve().needs))
+        return
     summing, strategy = plan.secure_aggregation, plan.strategy.resolve()
     if isinstance(summing, IdealSum) and not fleet.simulated:
         raise PlanError(
             "secure_aggregation.protocol: 'ideal' protects nobody, so it is for simulations; accepted: 'secagg+'"
         )
     needed = {Ability.SECURE} if isinstance(summing, SecAggPlus) else set()
-    if isinstance(summing, SecAggPlus) and summing.parameters().threat_model.signed:
+    if isinstance(summing, SecAggPlus) and summing.signed:
         needed.add(Ability.IDENTITIES)
-    if not strategy.aggregator.linear:
+    if not strategy.aggregator.linear and isinstance(summing, PlainSum):
         needed.add(Ability.SINGLE_UPDATES)
     if strategy.local.initial(1):
         needed.add(Ability.CLIENT_STATE)
+    _check_needed(plan, fleet, needed)
+
+
+def _check_needed(plan: Plan, fleet: Fleet, needed: set[Ability]) -> None:
     if plan.fleet.seed is not None and not fleet.simulated:
         raise PlanError(
             f"fleet.seed: a seed is for simulations, fleet.kind {plan.fleet.kind!r} has real members"
@@ -172,10 +240,13 @@ def _check_abilities(plan: Plan, fleet: Fleet) -> None:
         )
 
 
-def _sampler(plan: Plan) -> Sampler:
+def _sampler(plan: Plan, run: Run, store: Store) -> Sampler:
     rounds = plan.rounds
     if rounds.sampling == "fixed":
-        return FixedSize(rounds.cohort)
+        return FixedSize(rounds.drawn)
+    if rounds.separation is not None:
+        separation = rounds.separation
+        return Separated(rounds.drawn, lambda: store.members_in_sums(run.id, separation - 1))
     assert rounds.largest_cohort is not None, "the plan is resolved"
     return TruncatedPoisson(rounds.cohort, rounds.largest_cohort)
 
@@ -185,16 +256,64 @@ def _randomness(plan: Plan) -> Randomness:
     return Randomness.system() if seed is None else Randomness.from_seed(seed).spawn("coordinator")
 
 
-def _ledger(plan: Plan, record: Run, store: Store) -> Ledger | None:
-    if not plan.privacy.private:
-        return None
-    assert plan.privacy.delta is not None, "the plan is resolved"
-    return Ledger(
-        store.ledger(record.id),
-        delta=plan.privacy.delta,
-        budget=plan.privacy.limit,
-        simulated=plan.fleet.seed is not None,
+def _engine(
+    plan: Plan,
+    record: Run,
+    fleet: Fleet,
+    population: int,
+    randomness: Randomness,
+    stack: contextlib.ExitStack,
+) -> Engine:
+    """The plan's engine, or our own; what it holds is freed with the stack."""
+    initial = plan.task.resolve().model.initial(generator(plan.fleet.seed, "initial parameters"))
+    if plan.engine is not None:
+        source: EngineSource = plan.engine.resolve()
+        return stack.enter_context(contextlib.closing(source.open(plan, record.id, fleet, initial)))
+    return SummingEngine(
+        plan=plan,
+        run=record.id,
+        fleet=fleet,
+        population=population,
+        randomness=randomness,
+        initial=initial,
+        unmask=stack.enter_context(UnmaskingPool()),
     )
+
+
+def _ledger(plan: Plan, record: Run, store: Store, engine: Engine, population: int) -> Ledger | None:
+    """None when the engine names no event, so that no privacy is claimed."""
+    if plan.engine is None:
+        privacy = plan.privacy
+        private, delta, budget = privacy.private, privacy.delta, privacy.limit
+    else:
+        source: EngineSource = plan.engine.resolve()
+        private, budget = engine.event(engine.initial()) is not None, source.budget
+        delta = source.delta or default_delta(population)
+    if not private:
+        return None
+    assert delta is not None, "the plan is resolved"
+    return Ledger(store.ledger(record.id), delta=delta, budget=budget, simulated=plan.fleet.seed is not None)
+
+
+@contextlib.contextmanager
+def _told(
+    callbacks: Sequence[Callback], coordinator: Coordinator, history: Sequence[Round]
+) -> Iterator[None]:
+    """Tells callbacks of every round; when one has had enough, the run ends there, as after its last round."""
+    for callback in callbacks:
+        callback.begin(history)
+    watch = coordinator.watch
+
+    def tell(report: RoundReport) -> None:
+        watch(report)
+        for callback in callbacks:
+            callback(report, coordinator.state.parameters)
+
+    coordinator.watch = tell
+    try:
+        yield
+    except Enough as enough:
+        log.info("run %s ends after %d rounds: %s", coordinator.run.id, coordinator.state.version, enough)
 
 
 @contextlib.contextmanager

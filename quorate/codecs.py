@@ -5,8 +5,8 @@ of such vectors back. Codecs chain as gradient transformations do in Optax: enco
 the last, decoding from the last to the first. The leading clients axis lets a vectorised simulation use the
 same code as one device.
 
-Values are float32 or float64 until `Discretise`, int64 until `Wrap`, and uint32 on the wire. The codecs of a mechanism
-(noise shares) live with it, in `quorate.privacy.mechanisms`.
+Values are float32 or float64 until `Discretise`, int32 or int64 until `Wrap`, and uint16 or uint32 on the wire. The
+codecs of a mechanism (noise shares) live with it, in `quorate.privacy.mechanisms`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,19 @@ import numpy as np
 from quorate.errors import DataError
 from quorate.randomness import Randomness
 
-__all__ = ["Chain", "Clip", "Codec", "Discretise", "Rotate", "Wrap", "hadamard", "rounded_norm_bound"]
+__all__ = [
+    "Chain",
+    "Clip",
+    "ClipL1",
+    "ClipParts",
+    "Codec",
+    "Digits",
+    "Discretise",
+    "Rotate",
+    "Wrap",
+    "hadamard",
+    "rounded_norm_bound",
+]
 
 _TILE = 1 << 15
 _ROUNDINGS = 1000
@@ -137,6 +149,71 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class ClipParts:
+    """Scales each of K parts of a vector to an L2 norm of at most norm/√K, so that the whole is within the norm.
+
+    Args:
+        norm: of the whole, in the vector's own units.
+        lengths: of the parts, in order.
+    """
+
+    norm: float
+    lengths: tuple[int, ...]
+
+    def length(self, n: int) -> int:
+        """Unchanged."""
+        return n
+
+    def encode(self, values: np.ndarray, randomness: Randomness) -> np.ndarray:
+        """Clipped copies, shape (clients, n), as `Clip` makes them."""
+        clip = Clip(self.norm / math.sqrt(len(self.lengths)))
+        ends = np.cumsum(self.lengths)[:-1]
+        parts = [clip.encode(part, randomness) for part in np.split(values, ends, axis=1)]
+        return np.concatenate(parts, axis=1)
+
+    def decode(self, total: np.ndarray, n: int) -> np.ndarray:
+        """Unchanged: a clipped vector can't be unclipped."""
+        return total
+
+
+@dataclass(frozen=True)
+class ClipL1:
+    """Scales each client's vector to an L1 norm of at most `norm`: x · min(1, norm / ‖x‖₁).
+
+    A vector that holds NaN or ±inf becomes the zero vector, as with `Clip`.
+
+    Args:
+        norm: the clip norm, in the update's units; positive and finite.
+    """
+
+    norm: float
+
+    def __post_init__(self) -> None:
+        if not (self.norm > 0 and math.isfinite(self.norm)):
+            raise DataError(f"a clip norm is positive and finite, got {self.norm}")
+
+    def length(self, n: int) -> int:
+        """Unchanged."""
+        return n
+
+    def encode(self, values: np.ndarray, randomness: Randomness) -> np.ndarray:
+        """Clipped copies, float64, shape (clients, n), within 2^-30 of the norm for up to 2^20 values."""
+        clipped = np.zeros(values.shape)
+        for row, vector in enumerate(np.asarray(values, np.float64)):
+            largest = float(np.abs(vector).max(initial=0.0))
+            if largest == 0 or not math.isfinite(largest):
+                continue
+            scaled = vector / largest  # so that nothing overflows
+            total = float(np.abs(scaled).sum())
+            clipped[row] = vector if largest <= self.norm / total else scaled * (self.norm / total)
+        return clipped
+
+    def decode(self, total: np.ndarray, n: int) -> np.ndarray:
+        """Unchanged: a clipped vector can't be unclipped."""
+        return total
+
+
+@dataclass(frozen=True)
 class Rotate:
     """A random rotation, H·D / √m: flattens a vector, so that no coordinate is much larger than the others.
 
@@ -156,7 +233,8 @@ class Rotate:
     def encode(self, values: np.ndarray, randomness: Randomness) -> np.ndarray:
         """Rotated vectors, float32, shape (clients, length(n)), within 2^-20 of the norm of the exact ones."""
         n = values.shape[1]
-        padded = np.zeros((len(values), self.length(n)), np.float32)
+        padded = np.empty((len(values), self.length(n)), np.float32)
+        padded[:, n:] = 0
         np.multiply(values, self._signs(padded.shape[1])[:n], out=padded[:, :n], casting="unsafe")
         return hadamard(padded)
 
@@ -168,9 +246,9 @@ class Rotate:
         return restored
 
     def _signs(self, length: int) -> np.ndarray:
-        bits = np.unpackbits(Randomness(self.seed).words((length + 7) // 8, np.dtype(np.uint8)))[:length]
-        bits *= 2
-        signs: np.ndarray = (1 - bits).view(np.int8)
+        """±1, float32: -1 for every bit that is set."""
+        octets = Randomness(self.seed).words((length + 7) // 8, np.dtype(np.uint8))
+        signs: np.ndarray = _octet_signs().take(octets, axis=0).reshape(-1)[:length]
         return signs
 
 
@@ -197,12 +275,13 @@ class Discretise:
         return n
 
     def encode(self, values: np.ndarray, randomness: Randomness) -> np.ndarray:
-        """Integer vectors, int64, shape (clients, n).
+        """Integer vectors, shape (clients, n): int32 where the norm bound is below 2^30, else int64.
 
         Raises:
             DataError: a vector is too long: it was not rounded to within the norm bound in 1,000 attempts.
         """
-        rounded = np.empty(values.shape, np.int64)
+        short = self.norm_bound is not None and self.norm_bound < 2**30
+        rounded = np.empty(values.shape, np.int32 if short else np.int64)
         pending = np.arange(len(values))
         for _ in range(_ROUNDINGS):
             squares = np.array([self._round(values[i], rounded[i], randomness) for i in pending])
@@ -236,20 +315,64 @@ class Discretise:
 
 
 @dataclass(frozen=True)
+class Digits:
+    """Integers as signed digits, each a coordinate of its own: for few numbers that a narrow ring would coarsen.
+
+    Digits of a sum are sums of digits, so n clients' stay within n·(base - 1). An integer has the lowest digits first,
+    all with its own sign; the magnitude is below base^count.
+
+    Args:
+        base: at least 2.
+        count: of digits.
+    """
+
+    base: int
+    count: int
+
+    def length(self, n: int) -> int:
+        """`count` for each."""
+        return n * self.count
+
+    def encode(self, values: np.ndarray, randomness: Randomness) -> np.ndarray:
+        """Digits, int64, shape (clients, n·count)."""
+        rest = np.abs(values)
+        digits = np.empty((*values.shape, self.count), np.int64)
+        for place in range(self.count):
+            rest, digits[..., place] = np.divmod(rest, self.base)
+        digits *= np.sign(values)[..., None]
+        return digits.reshape(len(values), -1)
+
+    def decode(self, total: np.ndarray, n: int) -> np.ndarray:
+        """The sum of the integers, int64, shape (n,)."""
+        weights = np.array([self.base**place for place in range(self.count)], np.int64)
+        integers: np.ndarray = total.reshape(n, self.count) @ weights
+        return integers
+
+
+@dataclass(frozen=True)
 class Wrap:
-    """Integers modulo 2^32, the ring in which they are summed. A sum in [-2^31, 2^31) comes back."""
+    """Integers modulo 2^bits, the ring in which they are summed. A sum in [-2^(bits-1), 2^(bits-1)) comes back.
+
+    Args:
+        bits: 16 or 32.
+    """
+
+    bits: int
 
     def length(self, n: int) -> int:
         """Unchanged."""
         return n
 
     def encode(self, values: np.ndarray, randomness: Randomness) -> np.ndarray:
-        """Residues, uint32, shape (clients, n)."""
-        return values.astype(np.uint32)
+        """Residues, uint16 or uint32, shape (clients, n); int32 values are looked at anew, without a copy."""
+        if self.bits == 32 and values.dtype == np.int32:
+            return values.view(np.uint32)
+        return values.astype(np.uint16 if self.bits == 16 else np.uint32)
 
     def decode(self, total: np.ndarray, n: int) -> np.ndarray:
-        """The residues' representatives in [-2^31, 2^31), int64, shape (n,)."""
-        return np.ascontiguousarray(total, np.uint32).view(np.int32).astype(np.int64)
+        """The residues' representatives in [-2^(bits-1), 2^(bits-1)), int64, shape (n,)."""
+        unsigned, signed = (np.uint16, np.int16) if self.bits == 16 else (np.uint32, np.int32)
+        return np.ascontiguousarray(total, unsigned).view(signed).astype(np.int64)
 
 
 def rounded_norm_bound(norm: float, length: int, beta: float = math.exp(-0.5)) -> float:
@@ -272,7 +395,7 @@ def hadamard(values: np.ndarray) -> np.ndarray:
     """The orthonormal Walsh–Hadamard transform of each row; shape (rows, 2^p), its own inverse; the dtype is kept.
 
     H of order 2^p is the Kronecker product of smaller ones, so it is applied to one group of index bits after
-    the other, as matrix products of order 32 at most. Each product moves its group behind the others, which
+    the other, as matrix products of order 16 at most. Each product moves its group behind the others, which
     after the last one have come back to their places.
 
     Raises:
@@ -281,16 +404,24 @@ def hadamard(values: np.ndarray) -> np.ndarray:
     rows, length = values.shape
     if length & (length - 1) or not length:
         raise DataError(f"a Walsh–Hadamard transform needs a power of two, got {length}")
-    out = values
+    out, free = values, [np.empty(values.shape, values.dtype) for _ in range(2)]
     for order in _orders(length.bit_length() - 1):
-        matrix = _sylvester(order).astype(values.dtype)
-        out = np.matmul(out.reshape(rows, order, length // order).swapaxes(1, 2), matrix)
-    flat: np.ndarray = out.reshape(rows, length)
-    return flat
+        matrix, following = _sylvester(order).astype(values.dtype), free.pop()
+        np.matmul(
+            out.reshape(rows, order, length // order).swapaxes(1, 2),
+            matrix,
+            out=following.reshape(rows, length // order, order),
+        )
+        if out is not values:
+            free.append(out)
+        out = following
+    return out.copy() if out is values else out
 
 
 def _orders(bits: int) -> Sequence[int]:
-    return [1 << min(5, bits - start) for start in range(0, bits, 5)]
+    """As few as can be, and as equal: 16 costs the fewest operations that are not bound by memory."""
+    groups = -(-bits // 4)
+    return [1 << (bits * (i + 1) // groups - bits * i // groups) for i in range(groups)]
 
 
 @lru_cache
@@ -302,6 +433,13 @@ def _sylvester(order: int) -> np.ndarray:
     matrix /= math.sqrt(order)
     matrix.setflags(write=False)
     return matrix
+
+
+@lru_cache(maxsize=1)
+def _octet_signs() -> np.ndarray:
+    """The eight signs of every octet, shape (256, 8)."""
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)).reshape(256, 8)
+    return 1 - 2 * bits.astype(np.float32)
 
 
 def _squares(values: np.ndarray) -> np.ndarray:

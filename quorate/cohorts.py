@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from quorate.errors import PlanError
-from quorate.privacy.secagg.parameters import SecAggParameters, ThreatModel
+from quorate.privacy.secagg.parameters import SecAggParameters, ThreatModel, most_corrupt_in_a_bucket
 from quorate.rounds import CohortBounds
 from quorate.sections import Section
 
-__all__ = ["IdealSum", "PlainSum", "RingSum", "Rounds", "SecAggPlus", "Summing", "cohort_bounds", "spread"]
+__all__ = [
+    "IdealSum",
+    "PlainSum",
+    "RingSum",
+    "Rounds",
+    "SecAggPlus",
+    "Summing",
+    "cohort_bounds",
+    "largest_cohort",
+    "spread",
+]
 
 
 class Rounds(Section):
@@ -22,45 +32,78 @@ class Rounds(Section):
         count: rounds to commit.
         cohort: the expected size of a cohort; with `fixed` sampling, the exact size.
         largest_cohort: the most members a cohort can have; for `poisson` by default `cohort` + 4·√`cohort`.
-        sampling: `poisson`: each member independently, in secret; `fixed`: exactly `cohort` members.
+        sampling: `poisson`: each member independently, in secret; `fixed`: exactly `cohort` members; `separated`:
+            exactly `cohort` members, none of which was in the sum of the last `separation` - 1 committed rounds.
+        separation: for `separated`: how many rounds there are from one in which a member takes part to its next.
         weighting: `uniform`: every survivor counts the same; `examples`: by its number of examples.
         example_cap: the most examples that count of one client; needed for `examples` under secure aggregation.
+        over_selection: how many times `cohort` members are drawn; the first `cohort` that report are the round's. Only
+            with `fixed` sampling: who is quick is no random sample, so there is nothing to amplify.
     """
 
     count: Annotated[int, Field(ge=1)]
     cohort: Annotated[int, Field(ge=1)]
     largest_cohort: Annotated[int | None, Field(ge=1)] = None
-    sampling: Literal["poisson", "fixed"] = "poisson"
+    sampling: Literal["poisson", "fixed", "separated"] = "poisson"
+    separation: Annotated[int | None, Field(ge=1)] = None
     weighting: Literal["uniform", "examples"] = "uniform"
     example_cap: Annotated[int | None, Field(ge=1)] = None
+    over_selection: Annotated[float, Field(ge=1, le=3)] = 1.0
+
+    @property
+    def participations(self) -> int:
+        """In how many rounds a member can be in the sum, if all are committed."""
+        return math.ceil(self.count / (self.separation or 1))
+
+    @property
+    def drawn(self) -> int:
+        """How many members are drawn, expected."""
+        return math.ceil(round(self.over_selection * self.cohort, 6))
 
 
 class Summing(Section):
     """What every way to sum has.
 
     Args:
-        min_survivors: the fewest survivors whose sum is released; by default 70 % of the expected cohort.
+        min_survivors: the fewest survivors whose sum is released; by default 70 % of the members that it is expected to
+            be over.
+        corrupt: the largest fraction of members assumed to collude with the server, or to leave their noise out, γ.
+        dropout: the largest probability with which a member drops out, δ.
+        ring_bits: 16 or 32: sums that hide or carry noise are taken modulo 2^ring_bits. By default 16, half the bytes,
+            where the noise makes it cost next to nothing, and 32 elsewhere.
     """
 
     min_survivors: Annotated[int | None, Field(ge=1)] = None
+    corrupt: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
+    dropout: Annotated[float, Field(ge=0, lt=0.5)] = 0.15
+    ring_bits: Literal[16, 32] | None = None
 
 
 class PlainSum(Summing):
     """`[secure_aggregation] protocol = "none"`: the server sees every update."""
 
     protocol: Literal["none"] = "none"
+    buckets: ClassVar[int] = 1
+    fewest_buckets: ClassVar[int] = 1
 
 
 class RingSum(Summing):
-    """What the secure sum and its ideal have in common.
+    """What the secure sum and its ideal have in common: the server sees a sum in a ring, and nothing else.
 
     Args:
-        corrupt: the largest fraction of members assumed to collude with the server, γ.
-        dropout: the largest probability with which a member drops out, δ.
+        buckets: into how many random parts a cohort is divided, each with a sum of its own; robust aggregators run
+            across them, and a cohort may be as large as so many sessions. Every bucket's sum is private on its own, so
+            the fewest survivors and the noise are those of a bucket, and sampling amplifies nothing.
+        min_buckets: the fewest buckets that must come to a sum; by default 70 % of them.
     """
 
-    corrupt: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
-    dropout: Annotated[float, Field(ge=0, lt=0.5)] = 0.15
+    buckets: Annotated[int, Field(ge=1)] = 1
+    min_buckets: Annotated[int | None, Field(ge=1)] = None
+
+    @property
+    def fewest_buckets(self) -> int:
+        """`min_buckets`, or what it is by default."""
+        return self.min_buckets or math.ceil(0.7 * self.buckets)
 
 
 class IdealSum(RingSum):
@@ -82,8 +125,17 @@ class SecAggPlus(RingSum):
     threat_model: Literal["semi-honest", "semi-malicious", "malicious"] = "semi-honest"
     complete: bool = False
 
-    def parameters(self) -> SecAggParameters:
-        """The protocol's parameters; a server that picks the roster is met with 128 bits in a sparse graph."""
+    @property
+    def signed(self) -> bool:
+        """Whether members need identities."""
+        return ThreatModel(self.threat_model).signed
+
+    def parameters(self, bounds: CohortBounds) -> SecAggParameters:
+        """The protocol's parameters; a server that picks the roster is met with 128 bits in a sparse graph.
+
+        Args:
+            bounds: of a sum: of a bucket, they say how many of its members may be corrupt.
+        """
         grinding = self.threat_model == "malicious" and not self.complete
         return SecAggParameters(
             threat_model=ThreatModel(self.threat_model),
@@ -91,6 +143,7 @@ class SecAggPlus(RingSum):
             dropout=self.dropout,
             security_bits=128 if grinding else 40,
             complete=self.complete,
+            corrupt_members=bounds.min_survivors - bounds.honest if self.buckets > 1 else None,
         )
 
     def check(self, bounds: CohortBounds) -> None:
@@ -100,13 +153,13 @@ class SecAggPlus(RingSum):
             PlanError: with what is accepted.
         """
         try:
-            quorum = self.parameters().neighbourhood(bounds.largest, bounds.min_survivors).quorum
+            quorum = self.parameters(bounds).neighbourhood(bounds.largest, bounds.min_survivors).quorum
         except ValueError as error:
             raise PlanError(f"secure_aggregation: {error}") from error
         if quorum > bounds.min_survivors:
             raise PlanError(
                 f"secure_aggregation.min_survivors: found {bounds.min_survivors}; accepted with threat_model "
-                f"{self.threat_model!r} and cohorts of up to {bounds.largest}: at least {quorum}, so that a secret "
+                f"{self.threat_model!r} and sums over up to {bounds.largest}: at least {quorum}, so that a secret "
                 "needs more holders than it has corrupt ones"
             )
 
@@ -116,8 +169,14 @@ def spread(cohort: int) -> int:
     return cohort + math.ceil(4 * math.sqrt(cohort))
 
 
-def cohort_bounds(rounds: Rounds, summing: Summing, population: int) -> CohortBounds:
-    """The bounds of cohorts that are drawn and summed in a given way.
+def largest_cohort(rounds: Rounds, population: int) -> int:
+    """The most members that are drawn."""
+    default = spread(rounds.cohort) if rounds.sampling == "poisson" else rounds.cohort
+    return min(rounds.largest_cohort or default, population)
+
+
+def cohort_bounds(rounds: Rounds, summing: PlainSum | RingSum, population: int) -> CohortBounds:
+    """The bounds of each sum over cohorts that are drawn and summed in a given way: of a bucket, where there are any.
 
     Args:
         rounds: `[rounds]`.
@@ -132,15 +191,30 @@ def cohort_bounds(rounds: Rounds, summing: Summing, population: int) -> CohortBo
             f"rounds.cohort: found {rounds.cohort}, but the population has {population} members; "
             f"accepted: 1 to {population}"
         )
-    default = spread(rounds.cohort) if rounds.sampling == "poisson" else rounds.cohort
-    fewest = summing.min_survivors or math.ceil(0.7 * rounds.cohort)
-    corrupt = summing.corrupt if isinstance(summing, RingSum) else 0.0
-    bounds = CohortBounds(
-        largest=min(rounds.largest_cohort or default, population),
-        min_survivors=fewest,
-        honest=max(1, math.ceil((1 - corrupt) * fewest)),
-        denominator=float(rounds.cohort),
-    )
+    if rounds.drawn > population:
+        raise PlanError(
+            f"rounds.over_selection: found {rounds.over_selection:g}, which draws {rounds.drawn} members, but the "
+            f"population has {population}; accepted: 1 to {population / rounds.cohort:g}"
+        )
+    if rounds.separation is not None and rounds.separation * rounds.cohort > population:
+        raise PlanError(
+            f"rounds.separation: found {rounds.separation}, but a population of {population} members has cohorts of "
+            f"{rounds.cohort} for {population // rounds.cohort} rounds; accepted: 1 to {population // rounds.cohort}"
+        )
+    largest, buckets = largest_cohort(rounds, population), summing.buckets
+    size = -(-largest // buckets)
+    fewest = summing.min_survivors or math.ceil(0.7 * rounds.cohort / buckets)
+    honest = max(1, math.ceil((1 - summing.corrupt) * fewest))
+    if buckets > 1:
+        corrupt = most_corrupt_in_a_bucket(largest, buckets, size, summing.corrupt)
+        honest = fewest - corrupt
+        if honest < 1:
+            raise PlanError(
+                f"secure_aggregation.corrupt: found {summing.corrupt:g}, but chance may put {corrupt} corrupt members "
+                f"of a cohort of up to {largest} into one of {buckets} buckets, whose sum is opened with {fewest} "
+                "survivors; accepted: a smaller share, fewer buckets, or a larger secure_aggregation.min_survivors"
+            )
+    bounds = CohortBounds(size, fewest, honest, denominator=rounds.cohort / buckets)
     if isinstance(summing, SecAggPlus):
         summing.check(bounds)
     return bounds

@@ -6,7 +6,7 @@ Everything here is a protocol, or data that fleets give: who implements what is 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from quorate.summation import Sink, Summation
 __all__ = [
     "Ability",
     "Client",
+    "DataHolder",
     "Enrolment",
     "Fleet",
     "Identities",
@@ -34,6 +35,7 @@ class Ability(enum.StrEnum):
     CLIENT_STATE = "client-state"
     HELD_OUT_DATA = "held-out-data"
     IDENTITIES = "identities"
+    LOCAL_DATA = "local-data"
 
 
 class Client(Protocol):
@@ -88,6 +90,14 @@ class Identities:
     own: Callable[[Randomness], Identity] | None = None
 
 
+class DataHolder(Protocol):
+    """A fleet whose members' data are on this machine (`Ability.LOCAL_DATA`)."""
+
+    def data_of(self, member: Member) -> Any:
+        """A member's data."""
+        ...
+
+
 class Population(Protocol):
     """Who can be selected. Lazy: a million members cost nothing until they are drawn."""
 
@@ -96,8 +106,17 @@ class Population(Protocol):
         """How many members there are."""
         ...
 
+    @property
+    def present(self) -> int:
+        """How many of them can be selected now, at least; `size` where all can."""
+        ...
+
     def member(self, index: int) -> Member:
         """The member at an index in [0, size)."""
+        ...
+
+    def is_present(self, index: int) -> bool:
+        """Whether the member at an index can be selected now."""
         ...
 
 
@@ -131,8 +150,8 @@ class Fleet(Protocol):
         """
         ...
 
-    def conclude(self, run: str, round: int, outcome: Outcome) -> None:
-        """Tells the members how the round ended: they keep or drop what they staged. Idempotent.
+    def conclude(self, run: str, round: int, outcomes: Mapping[Member, Outcome]) -> None:
+        """Tells the members how the round ended for each of them: they keep or drop what they staged. Idempotent.
 
         It is told again after a restart, for the last committed round and for every aborted one.
         """

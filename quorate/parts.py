@@ -36,7 +36,10 @@ def find_part(path: str, group: str, name: str) -> Any:
 
 
 def make_part(path: str, factory: Callable[..., Made], settings: Mapping[str, Any]) -> Made:
-    """Calls a part's factory with settings from a plan, and says in the plan's words what was wrong with them."""
+    """Calls a part's factory with settings from a plan, and says in the plan's words what was wrong with them.
+
+    A function's arguments are validated here; a class validates its own.
+    """
     accepted = inspect.signature(factory).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
         problems = [
@@ -52,7 +55,8 @@ def make_part(path: str, factory: Callable[..., Made], settings: Mapping[str, An
         if problems:
             raise PlanError(problems)
     try:
-        return pydantic.validate_call(factory)(**settings)
+        checked = pydantic.validate_call if inspect.isfunction(factory) else _as_it_is
+        return checked(factory)(**settings)
     except pydantic.ValidationError as error:
         raise PlanError(
             [f"{path}.{'.'.join(map(str, e['loc']))}: {wrong_value(e)}" for e in error.errors()]
@@ -63,6 +67,10 @@ def make_part(path: str, factory: Callable[..., Made], settings: Mapping[str, An
         ) from error
     except (QuorateError, ValueError, TypeError) as error:
         raise PlanError(f"{path}: {error}") from error
+
+
+def _as_it_is(factory: Callable[..., Made]) -> Callable[..., Made]:
+    return factory
 
 
 def written(path: str, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from quorate.buckets import BucketedSummation
 from quorate.codecs import Clip, Codec
 from quorate.errors import DataError
 from quorate.fleets import Identities
-from quorate.plan import PlainSum, RingSum, SecAggPlus, Terms
+from quorate.plan import SecAggPlus, Terms
 from quorate.privacy import Event, Mechanism, NoPrivacy, TruncatedPoissonSampledEvent
-from quorate.privacy.secagg import EnrolledKeys, SecAggSummation
+from quorate.privacy.mechanisms.none import numbers
+from quorate.privacy.secagg import EnrolledKeys, SecAggSummation, Unmask, add_masks
 from quorate.randomness import Randomness
 from quorate.rounds import (
     Aggregate,
@@ -25,18 +27,20 @@ from quorate.rounds import (
     Broadcast,
     CohortBounds,
     PublicValues,
+    State,
+    SumShape,
     Update,
     Vector,
-    VectorSpec,
 )
 from quorate.strategies import Aggregator
 from quorate.summation import Journal, Sink, Summation, SumSession
-from quorate.sums import DirectSummation, RunningSum, Spool
+from quorate.sums import BucketSums, DirectSummation, RunningSum, Spool
 
 __all__ = ["Pipeline", "Segment", "binding", "build", "event", "session", "summation"]
 
 _WEIGHT, _METRICS = "quorate.weight", "quorate.metrics"  # no strategy's vector has a name with a dot
 _METRIC_BOUND = 1024.0
+_DTYPES = {None: np.float32, 16: np.uint16, 32: np.uint32}
 
 
 @dataclass(frozen=True)
@@ -62,21 +66,23 @@ class Pipeline:
 
     Args:
         mechanism: of privacy.
-        spec: the vectors that the strategy's updates carry; weights and metrics ride beside them.
-        bounds: of the cohort.
+        shape: of the sum: the vectors that the strategy's updates carry (weights and metrics ride beside them), the
+            cohort's bounds, the ring.
+        public: the round's public values.
         segments: one a vector, in order.
         length: the number of encoded values.
-        dtype: uint32 in a ring, float32 otherwise.
+        dtype: uint16 or uint32 in a ring, float32 otherwise.
         aggregator: of the strategy.
         metrics: the names of the metrics that ride in the sum; empty when they are off.
         weighted: whether survivors count by their number of examples.
         example_cap: the most examples that count of one client; None: all.
-        denominator: what sums are divided by; None: by what the survivors' weights come to.
+        denominator: what a sum is divided by; None: by what the survivors' weights come to.
+        buckets: how many sums there are of a cohort.
     """
 
     mechanism: Mechanism
-    spec: VectorSpec
-    bounds: CohortBounds
+    shape: SumShape
+    public: PublicValues
     segments: tuple[Segment, ...]
     length: int
     dtype: np.dtype[np.generic]
@@ -85,6 +91,7 @@ class Pipeline:
     weighted: bool
     example_cap: int | None
     denominator: float | None
+    buckets: int = 1
 
     def encode(self, update: Update, randomness: Randomness) -> np.ndarray:
         """One client's update as an encoded vector, shape (length,).
@@ -96,6 +103,7 @@ class Pipeline:
         vectors: dict[str, np.ndarray] = {name: np.asarray(v) for name, v in update.vectors.items()}
         vectors[_WEIGHT] = np.ones(1)
         vectors[_METRICS] = np.array([update.metrics.get(name, 0.0) for name in self.metrics])
+        vectors.update(self.mechanism.measured(update.vectors, self.shape.vectors, self.public))
         encoded = np.empty(self.length, self.dtype)
         for segment in self.segments:
             vector = vectors.get(segment.vector.name)
@@ -107,8 +115,15 @@ class Pipeline:
             block = vector[None, :]
             if segment.clip is not None:
                 block = segment.clip.encode(block, randomness)
-            encoded[segment.place] = segment.codec.encode(block * weight, randomness)[0]
+            if weight != 1.0:
+                block = block * weight
+            encoded[segment.place] = segment.codec.encode(block, randomness)[0]
         return encoded
+
+    @property
+    def draws(self) -> bool:
+        """Whether encoding draws from its randomness: outside a ring nothing is rounded or noised."""
+        return self.dtype.kind != "f"
 
     def _weight(self, examples: int) -> float:
         """At most 1 where there is a cap, so that a weighted vector keeps its norm bound."""
@@ -121,59 +136,66 @@ class Pipeline:
         )
 
     def sink(self) -> Sink:
-        """What the sum ends in: one running sum, or a spool where the aggregator must see single updates."""
-        make = RunningSum if self.aggregator.linear else Spool
+        """What the sum ends in: one running sum, one sum a bucket, or single updates for aggregators that need them."""
+        make = BucketSums if self.buckets > 1 else RunningSum if self.aggregator.linear else Spool
         return make(self.length, self.dtype)
 
     def decode(
-        self, aggregate: Aggregate, randomness: Randomness
-    ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """The aggregate of each vector, float64, shape (its length,), and the mean of each metric.
+        self, aggregate: Aggregate, randomness: Randomness, state: State
+    ) -> tuple[dict[str, np.ndarray], dict[str, float], State]:
+        """The aggregate of each vector, float64, shape (its length,); the mean of each metric; the mechanism's state.
 
         A mean divides by the fixed denominator where the plan has privacy, and by the survivors' weights elsewhere.
 
         Args:
             aggregate: what the sink held at the end.
             randomness: the server's own: for noise that the mechanism adds to the sum before anybody sees it.
+            state: the mechanism's, before the round.
         """
-        values = self._reduced(aggregate) if aggregate.total is None else self._means(aggregate, randomness)
-        values.pop(_WEIGHT, None)
-        metrics = values.pop(_METRICS, np.zeros(0))
-        return values, {name: float(value) for name, value in zip(self.metrics, metrics, strict=False)}
-
-    def _means(self, aggregate: Aggregate, randomness: Randomness) -> dict[str, np.ndarray]:
-        assert aggregate.total is not None
         sums = {}
         for segment in self.segments:
-            vector, total = segment.vector, aggregate.total[segment.place]
-            if vector.name in self.spec.names:
-                survivors, stream = len(aggregate.survivors), randomness.spawn(vector.name)
-                total = self.mechanism.top_up(total, vector, self.spec, self.bounds, survivors, stream)
-            sums[vector.name] = segment.codec.decode(total, vector.length)
-        if self.denominator is not None:
-            divisor = self.denominator
-        elif self.weighted:
-            divisor = max(float(sums[_WEIGHT][0]), 1e-12)
-        else:
-            divisor = float(len(aggregate.survivors))
-        return {name: total / divisor for name, total in sums.items()}
+            sums[segment.vector.name], state = self._sums(segment, aggregate, randomness, state)
+        counts = self._counts(aggregate, sums.pop(_WEIGHT, None))
+        reduce = self._mean if self.aggregator.linear else self._reduced
+        values = {name: reduce(block, counts) for name, block in sums.items()}
+        metrics = values.pop(_METRICS, np.zeros(0))
+        return values, {name: float(value) for name, value in zip(self.metrics, metrics, strict=False)}, state
 
-    def _reduced(self, aggregate: Aggregate) -> dict[str, np.ndarray]:
-        assert aggregate.updates is not None
-        updates = {
-            segment.vector.name: np.stack(
-                [segment.codec.decode(row[segment.place], segment.vector.length) for row in aggregate.updates]
-            )
-            for segment in self.segments
-        }
-        weights = updates.get(_WEIGHT, np.ones((len(aggregate.survivors), 1)))[:, 0]
-        counted = weights > 0  # a client without examples has no update
+    def _sums(
+        self, segment: Segment, aggregate: Aggregate, randomness: Randomness, state: State
+    ) -> tuple[np.ndarray, State]:
+        """One vector's sums, each with the noise that the mechanism adds, decoded: shape (sums, its length)."""
+        vector, noisy = segment.vector, segment.vector.name in self.shape.vectors.names
+        rows = []
+        for number, (total, size) in enumerate(zip(aggregate.sums, aggregate.sizes, strict=True)):
+            part = total[segment.place]
+            if noisy:
+                stream = randomness.spawn(vector.name, number)
+                part, state = self.mechanism.release(part, vector, self.shape, size, stream, state)
+            rows.append(segment.codec.decode(part, vector.length))
+        if len(rows) == 1:
+            return rows[0][None, :], state  # a long vector is not copied
+        return np.stack(rows) if rows else np.zeros((0, vector.length)), state
+
+    def _counts(self, aggregate: Aggregate, weights: np.ndarray | None) -> np.ndarray:
+        """What each sum is divided by to be a mean, float64, shape (sums,)."""
+        if self.denominator is not None:
+            return np.full(len(aggregate.sizes), self.denominator)
+        return np.array(aggregate.sizes, np.float64) if weights is None else weights[:, 0]
+
+    def _mean(self, block: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        total = block[0] if len(block) == 1 else block.sum(axis=0)
+        fixed = (
+            None if self.denominator is None else self.denominator * self.buckets
+        )  # those left out as well
+        mean: np.ndarray = total / (fixed or max(float(counts.sum()), 1e-12))
+        return mean
+
+    def _reduced(self, block: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        counted = counts > 0  # a client without examples has no update
         if not counted.any():
-            return {name: np.zeros(block.shape[1]) for name, block in updates.items()}
-        return {
-            name: self.aggregator.reduce(block[counted] / weights[counted, None], weights[counted])
-            for name, block in updates.items()
-        }
+            return np.zeros(block.shape[1])
+        return self.aggregator.reduce(block[counted] / counts[counted, None], counts[counted])
 
 
 def build(terms: Terms, bounds: CohortBounds, public: PublicValues) -> Pipeline:
@@ -185,22 +207,21 @@ def build(terms: Terms, bounds: CohortBounds, public: PublicValues) -> Pipeline:
         public: of the round.
     """
     task, strategy, mechanism = terms.task.resolve(), terms.strategy.resolve(), terms.privacy
-    ring = not isinstance(terms.secure_aggregation, PlainSum)
+    shape = terms.shape(bounds)
     weighted = terms.rounds.weighting == "examples"
     metrics = () if mechanism.private else task.model.metrics
-    spec = strategy.vectors(strategy.shared(task.layout))
     # Outside a ring a weight has no bound, and the clip comes before it only.
-    coder = NoPrivacy() if weighted and not ring else mechanism
+    coder = NoPrivacy() if weighted and shape.ring_bits is None else mechanism
     clips = {
         vector.name: Clip(mechanism.clip_norm * vector.bound)
-        for vector in spec.vectors
+        for vector in shape.vectors.vectors
         if weighted and mechanism.clip_norm is not None
     }
-    codecs = [(vector, coder.codec(vector, spec, bounds, public, ring=ring)) for vector in spec.vectors]
+    codecs = [(vector, coder.codec(vector, shape, public)) for vector in shape.vectors.vectors]
     if weighted:
-        codecs.append(_count(Vector(_WEIGHT, 1), 1.0, bounds, public, ring))
+        codecs.append((Vector(_WEIGHT, 1), numbers(1.0, shape)))
     if metrics:
-        codecs.append(_count(Vector(_METRICS, len(metrics)), _METRIC_BOUND, bounds, public, ring))
+        codecs.append((Vector(_METRICS, len(metrics)), numbers(_METRIC_BOUND, shape)))
     segments, start = [], 0
     for vector, codec in codecs:
         stop = start + codec.length(vector.length)
@@ -208,40 +229,40 @@ def build(terms: Terms, bounds: CohortBounds, public: PublicValues) -> Pipeline:
         start = stop
     return Pipeline(
         mechanism=mechanism,
-        spec=spec,
-        bounds=bounds,
+        shape=shape,
+        public=public,
         segments=tuple(segments),
         length=start,
-        dtype=np.dtype(np.uint32 if ring else np.float32),
+        dtype=np.dtype(_DTYPES[shape.ring_bits]),
         aggregator=strategy.aggregator,
         metrics=metrics,
         weighted=weighted,
         example_cap=terms.rounds.example_cap,
         denominator=bounds.denominator if mechanism.private else None,
+        buckets=terms.secure_aggregation.buckets,
     )
 
 
 def event(terms: Terms, bounds: CohortBounds, population: int) -> Event | None:
     """What a round releases, for the ledger; None when no privacy is claimed.
 
-    Amplification by sampling is claimed only for the sampler that the coordinator runs in secret.
+    Amplification by sampling is claimed only for the sampler that the coordinator runs in secret, and only for one sum
+    of the whole cohort: with buckets, one member more would also change who else is summed together.
 
     Args:
         terms: resolved.
         bounds: of the cohort.
         population: how many members the cohort is drawn from.
     """
-    strategy = terms.strategy.resolve()
-    spec = strategy.vectors(strategy.shared(terms.task.resolve().layout))
-    released, summing = terms.privacy.event(spec, bounds), terms.secure_aggregation
-    if released is None or not isinstance(summing, RingSum) or terms.rounds.sampling != "poisson":
+    released = terms.privacy.event(terms.shape(bounds))
+    if released is None or terms.rounds.sampling != "poisson" or terms.secure_aggregation.buckets > 1:
         return released
     return TruncatedPoissonSampledEvent(
         population=population,
         probability=terms.rounds.cohort / population,
         cap=bounds.largest,
         event=released,
-        dropout=summing.dropout,
+        dropout=terms.secure_aggregation.dropout,
     )
 
 
@@ -267,7 +288,12 @@ def binding(terms_hash: bytes, run: str, round: int, broadcast: Broadcast) -> by
 
 
 def summation(
-    terms: Terms, session: SumSession, journal: Journal, identities: Identities | None = None
+    terms: Terms,
+    session: SumSession,
+    journal: Journal,
+    identities: Identities | None = None,
+    unmask: Unmask = add_masks,
+    partition: Randomness | None = None,
 ) -> Summation:
     """The way to sum that the terms say.
 
@@ -276,19 +302,17 @@ def summation(
         session: of the round.
         journal: of the round.
         identities: who the members are to one another; the signed threat models need it.
+        unmask: takes masks off a secure sum, on the server; another one may spread the work over processes.
+        partition: the server's own, for the division into buckets; None on a client, who is not told.
     """
     summing = terms.secure_aggregation
+    whole: Summation = DirectSummation(session, journal)
     if isinstance(summing, SecAggPlus):
         known = identities or Identities(EnrolledKeys(frozenset()))
-        return SecAggSummation(
-            session, journal, summing.parameters(), enrolment=known.enrolment, identities=known.own
+        parameters = summing.parameters(session.bounds)
+        whole = SecAggSummation(
+            session, journal, parameters, unmask, enrolment=known.enrolment, identities=known.own
         )
-    return DirectSummation(session, journal)
-
-
-def _count(
-    vector: Vector, bound: float, bounds: CohortBounds, public: PublicValues, ring: bool
-) -> tuple[Vector, Codec]:
-    """Weights and metrics carry no noise: they are there only when the plan has no privacy."""
-    plain = NoPrivacy(clip_norm=bound if ring else None)
-    return vector, plain.codec(vector, VectorSpec((vector,)), bounds, public, ring=ring)
+    if summing.buckets == 1:
+        return whole
+    return BucketedSummation(whole, summing.buckets, summing.fewest_buckets, partition)

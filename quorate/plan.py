@@ -11,23 +11,46 @@ terms hold.
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import pydantic
 from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr
 
-from quorate.cohorts import IdealSum, PlainSum, RingSum, Rounds, SecAggPlus, cohort_bounds, spread
+from quorate.cohorts import (
+    IdealSum,
+    PlainSum,
+    RingSum,
+    Rounds,
+    SecAggPlus,
+    cohort_bounds,
+    largest_cohort,
+    spread,
+)
 from quorate.errors import PlanError
 from quorate.parts import find_part, make_part, written
-from quorate.privacy import CentralGaussian, DistributedGaussian, NoPrivacy, calibrate, default_delta
+from quorate.privacy import (
+    CentralGaussian,
+    CentralLaplace,
+    DistributedGaussian,
+    DistributedSkellam,
+    DpFtrl,
+    LocalGaussian,
+    NoPrivacy,
+    calibrate,
+    default_delta,
+)
 from quorate.privacy.secagg.parameters import LARGEST_COHORT, SMALLEST_COHORT
-from quorate.rounds import CohortBounds
+from quorate.rounds import CohortBounds, SumShape, VectorSpec
 from quorate.sections import Section
 from quorate.strategies import Strategy
 from quorate.task import Task
 
 __all__ = [
+    "EngineSection",
     "FleetSection",
     "IdealSum",
     "PlainSum",
@@ -43,6 +66,8 @@ __all__ = [
 ]
 
 FORMAT = 1
+_FEWEST_FOR_ROBUSTNESS = 3
+_NO_TASKS: Mapping[str, Task] = {}
 
 
 class NamedSection(Section):
@@ -60,7 +85,7 @@ class TaskSection(NamedSection):
     """`[task]`: what is learned.
 
     Args:
-        name: an installed task, or `module:attribute`.
+        name: an installed task, or `module:attribute` of a task or of a function that makes one.
     """
 
     name: str
@@ -69,7 +94,14 @@ class TaskSection(NamedSection):
     def resolve(self) -> Task:
         """The task itself."""
         if self._live is None:
-            found = make_part("task", find_part("task.name", "quorate.tasks", self.name), self.settings)
+            found = find_part("task.name", "quorate.tasks", self.name)
+            if not isinstance(found, Task):
+                found = make_part("task", found, self.settings)
+            elif self.settings:
+                raise PlanError(
+                    f"task.{next(iter(self.settings))}: unknown key; {self.name!r} is a task that is made already; "
+                    "accepted: its name only"
+                )
             self._live = found if isinstance(found, Task) else Task(found)
         return self._live
 
@@ -96,6 +128,26 @@ class StrategySection(NamedSection):
         if self._live is None:
             factory = find_part("strategy.name", "quorate.strategies", self.name)
             self._live = make_part("strategy", factory, self.settings)
+        return self._live
+
+
+class EngineSection(NamedSection):
+    """`[engine]`: what makes the steps of the run, in the place of our own engine.
+
+    It does its own aggregation, so that there is no `[strategy]`, `[privacy]` or `[secure_aggregation]` beside it.
+
+    Args:
+        name: an installed engine, such as `tff`.
+    """
+
+    name: str
+    _live: Any = PrivateAttr(None)
+
+    def resolve(self) -> Any:
+        """What the engine is made from: a `quorate.engine.EngineSource`."""
+        if self._live is None:
+            factory = find_part("engine.name", "quorate.engines", self.name)
+            self._live = make_part("engine", factory, self.settings)
         return self._live
 
 
@@ -159,8 +211,18 @@ def _strategy_section(value: Any) -> Any:
     return value
 
 
-AnyMechanism = NoPrivacy | CentralGaussian | DistributedGaussian
+AnyMechanism = (
+    NoPrivacy
+    | CentralGaussian
+    | CentralLaplace
+    | DpFtrl
+    | LocalGaussian
+    | DistributedGaussian
+    | DistributedSkellam
+)
 Privacy = Annotated[AnyMechanism, Field(discriminator="mechanism")]
+_SUMMED = ("strategy", "privacy", "secure_aggregation")
+"""The sections of our own engine."""
 SecureAggregation = Annotated[PlainSum | IdealSum | SecAggPlus, Field(discriminator="protocol")]
 
 
@@ -173,13 +235,15 @@ class Terms(Section):
     strategy: Annotated[StrategySection, BeforeValidator(_strategy_section)] = StrategySection()
     privacy: Privacy = NoPrivacy()
     secure_aggregation: SecureAggregation = PlainSum()
+    engine: EngineSection | None = None
 
     @pydantic.model_validator(mode="after")
     def _possible(self) -> Terms:
         problems: list[str] = []
-        for part in (self.task, self.strategy):
+        for part in (self.task, self.strategy, self.engine):
             try:
-                part.resolve()
+                if part is not None:
+                    part.resolve()
             except PlanError as error:
                 problems += error.problems
         problems += [] if problems else _impossible(self)
@@ -188,12 +252,38 @@ class Terms(Section):
         return self
 
     def bounds(self, population: int) -> CohortBounds:
-        """The cohort's bounds in a population of the given size.
+        """The bounds of each sum, over a cohort or a bucket, in a population of the given size.
 
         Raises:
             PlanError: the population is too small for the cohort.
         """
         return cohort_bounds(self.rounds, self.secure_aggregation, population)
+
+    def shape(self, bounds: CohortBounds) -> SumShape:
+        """What a round's sum carries, and in which arithmetic: a ring wherever something is hidden, or noise added.
+
+        Args:
+            bounds: of the cohort.
+        """
+        strategy, summing = self.strategy.resolve(), self.secure_aggregation
+        layout = strategy.shared(self.task.resolve().layout)
+        parts = tuple(math.prod(shape) for _, shape in layout.entries)
+        vectors = self.privacy.riding(
+            VectorSpec(
+                tuple(
+                    dataclasses.replace(vector, parts=parts) if vector.length == layout.size else vector
+                    for vector in strategy.vectors(layout).vectors
+                )
+            )
+        )
+        if isinstance(summing, PlainSum) and not self.privacy.private:
+            return SumShape(vectors, bounds, None)
+        return SumShape(vectors, bounds, summing.ring_bits or self.privacy.ring_bits(vectors, bounds))
+
+    def sections(self) -> list[str]:
+        """The names of the sections that this plan has: with an engine of its own, none of our engine's."""
+        absent = ("engine",) if self.engine is None else _SUMMED
+        return [name for name in type(self).model_fields if name not in absent]
 
     def encoded(self) -> bytes:
         """The canonical bytes: JSON with sorted keys and no spaces, of the terms' sections only.
@@ -201,16 +291,24 @@ class Terms(Section):
         A number is written in one way, whole numbers without a fraction, so that `1` and `1.0` are the same terms.
         """
         content: dict[str, Any] = {
-            name: getattr(self, name).model_dump(mode="json") for name in Terms.model_fields if name != "task"
+            name: getattr(self, name).model_dump(mode="json") for name in self._terms_sections()
         }
-        content["strategy"] = self.strategy.complete().model_dump(mode="json")
+        if "strategy" in content:
+            content["strategy"] = self.strategy.complete().model_dump(mode="json")
         content["task"] = self.task.resolve().description()
         content["format"] = FORMAT
         return json.dumps(_whole(content), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
+    def _terms_sections(self) -> list[str]:
+        return [name for name in self.sections() if name in Terms.model_fields]
+
     @classmethod
-    def parse(cls, encoded: bytes) -> Terms:
+    def parse(cls, encoded: bytes, tasks: Mapping[str, Task] = _NO_TASKS) -> Terms:
         """Terms from their bytes. The task must be installed here, and have the layout that the terms say.
+
+        Args:
+            encoded: what `encoded` gave.
+            tasks: tasks that are installed otherwise than as entry points, by name.
 
         Raises:
             PlanError: the bytes are not terms that this version understands, or the task differs.
@@ -225,6 +323,8 @@ class Terms(Section):
                     raise PlanError(
                         f"{part}.name: found {content[part]['name']!r}; terms name installed parts only"
                     )
+            if content["task"]["name"] in tasks:
+                content["task"] = _installed(tasks[content["task"]["name"]], content["task"])
             terms = cls(**content)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise PlanError(f"these terms can't be read: {error}") from error
@@ -243,7 +343,7 @@ class Plan(Terms):
 
     def terms(self) -> Terms:
         """The hashed part. Live objects stay bound."""
-        return Terms(**{name: getattr(self, name) for name in Terms.model_fields})
+        return Terms(**{name: getattr(self, name) for name in self._terms_sections()})
 
     def resolved(self, population: int) -> Plan:
         """This plan with everything filled in that depends on the population's size.
@@ -252,78 +352,137 @@ class Plan(Terms):
             PlanError: the population is too small, or the target ε can't be had.
         """
         bounds = self.bounds(population)
-        return self.model_copy(
+        rounds = self.rounds.model_copy(update={"largest_cohort": largest_cohort(self.rounds, population)})
+        if self.engine is not None:
+            return self.model_copy(update={"rounds": rounds})
+        calibrated = self.model_copy(update={"privacy": self._calibrated(population, bounds)})
+        bits = calibrated.shape(bounds).ring_bits
+        return calibrated.model_copy(
             update={
-                "rounds": self.rounds.model_copy(update={"largest_cohort": bounds.largest}),
+                "rounds": rounds,
                 "secure_aggregation": self.secure_aggregation.model_copy(
-                    update={"min_survivors": bounds.min_survivors}
+                    update={"min_survivors": bounds.min_survivors, "ring_bits": bits}
                 ),
                 "strategy": self.strategy.complete(),
-                "privacy": self._resolved_privacy(population, bounds),
             }
         )
 
-    def _resolved_privacy(self, population: int, bounds: CohortBounds) -> AnyMechanism:
-        privacy, summing = self.privacy, self.secure_aggregation
-        if isinstance(privacy, NoPrivacy) or not isinstance(summing, RingSum):
-            return privacy
-        strategy = self.strategy.resolve()
-        delta = privacy.delta or default_delta(population)
-        return calibrate(
-            privacy.model_copy(update={"delta": delta}),
-            strategy.vectors(strategy.shared(self.task.resolve().layout)),
-            bounds,
-            rounds=self.rounds.count,
-            delta=delta,
-            population=population,
-            probability=self.rounds.cohort / population if self.rounds.sampling == "poisson" else None,
-            dropout=summing.dropout,
-        )
+    def _calibrated(self, population: int, bounds: CohortBounds) -> AnyMechanism:
+        """The mechanism with its δ, and with a noise multiplier that keeps its ε in the ring that will be used."""
+        if isinstance(self.privacy, NoPrivacy):
+            return self.privacy
+        delta = self.privacy.delta or default_delta(population)
+        amplified = self.rounds.sampling == "poisson" and self.secure_aggregation.buckets == 1
+        privacy = self.privacy.model_copy(update={"delta": delta})
+
+        def at(bits: int) -> AnyMechanism:
+            return calibrate(
+                privacy,
+                dataclasses.replace(self.shape(bounds), ring_bits=bits),
+                rounds=self.rounds.participations,
+                delta=delta,
+                population=population,
+                probability=self.rounds.cohort / population if amplified else None,
+                dropout=self.secure_aggregation.dropout,
+            )
+
+        asked = self.secure_aggregation.ring_bits
+        found = at(asked or 32)
+        narrow = asked is None and found.ring_bits(self.shape(bounds).vectors, bounds) == 16
+        return at(16) if narrow else found
+
+
+def _installed(task: Task, section: Mapping[str, Any]) -> Task:
+    """The task, if it has the terms' settings."""
+    settings = _whole({name: value for name, value in section.items() if name != "name"})
+    own = json.loads(json.dumps(_whole(written("task", task.model.settings))))
+    if own != settings:
+        raise PlanError(f"task {task.name!r}: installed here with {own}, the terms say {settings}")
+    return task
 
 
 def _impossible(terms: Terms) -> list[str]:
     """The combinations that can't be, one sentence each."""
     rounds, summing, privacy = terms.rounds, terms.secure_aggregation, terms.privacy
-    problems = []
+    problems = [] if terms.engine is None else _beside_an_engine(terms, terms.engine)
     if rounds.largest_cohort is not None and rounds.largest_cohort < rounds.cohort:
         problems.append(
             f"rounds.largest_cohort: found {rounds.largest_cohort}; accepted: at least rounds.cohort ({rounds.cohort})"
         )
-    if rounds.sampling == "fixed" and rounds.largest_cohort not in (None, rounds.cohort):
+    if rounds.sampling != "poisson" and rounds.largest_cohort not in (None, rounds.cohort):
         problems.append(
-            f"rounds.largest_cohort: found {rounds.largest_cohort}, but with rounds.sampling 'fixed' every cohort has "
-            f"rounds.cohort ({rounds.cohort}) members; accepted: no value, or sampling = 'poisson'"
+            f"rounds.largest_cohort: found {rounds.largest_cohort}, but with rounds.sampling {rounds.sampling!r} every "
+            f"cohort has rounds.cohort ({rounds.cohort}) members; accepted: no value, or sampling = 'poisson'"
         )
-    if summing.min_survivors is not None and summing.min_survivors > rounds.cohort:
+    if (rounds.sampling == "separated") != (rounds.separation is not None):
         problems.append(
-            f"secure_aggregation.min_survivors: found {summing.min_survivors}, which is above the expected cohort; "
-            f"accepted: 1 to rounds.cohort ({rounds.cohort})"
+            f"rounds.separation: found {rounds.separation}; accepted: at least 1 with rounds.sampling 'separated', and "
+            "no value with another"
         )
-    most = rounds.largest_cohort or (rounds.cohort if rounds.sampling == "fixed" else spread(rounds.cohort))
-    if isinstance(summing, SecAggPlus) and rounds.cohort < SMALLEST_COHORT:
+    if isinstance(privacy, DpFtrl) and (rounds.separation or 0) < privacy.span:
+        problems.append(
+            f"rounds.separation: found {rounds.separation}, but with privacy.mechanism 'dp-ftrl' what a member adds "
+            f"shows in privacy.span ({privacy.span}) rounds; accepted: sampling = 'separated' and separation = "
+            f"{privacy.span} or more, or a smaller span"
+        )
+    if isinstance(privacy, DpFtrl) and summing.buckets > 1:
+        problems.append(
+            f"secure_aggregation.buckets: found {summing.buckets}, but privacy.mechanism 'dp-ftrl' adds its noise to "
+            "one sum a round; accepted: 1"
+        )
+    if rounds.sampling == "poisson" and rounds.over_selection > 1:
+        problems.append(
+            f"rounds.over_selection: found {rounds.over_selection:g}, but with rounds.sampling {rounds.sampling!r} a "
+            "round that goes on with the quick members is not the random sample that privacy is amplified by; "
+            "accepted: 1, or sampling = 'fixed'"
+        )
+    buckets = summing.buckets
+    if summing.min_survivors is not None and buckets * summing.min_survivors > rounds.cohort:
+        over = f"rounds.cohort ({rounds.cohort})" + (f" / {buckets} buckets" if buckets > 1 else "")
+        problems.append(
+            f"secure_aggregation.min_survivors: found {summing.min_survivors}, which is above the expected members of "
+            f"a sum; accepted: 1 to {over}"
+        )
+    problems += _impossible_buckets(rounds, summing) if isinstance(summing, RingSum) else []
+    most = rounds.largest_cohort or (spread(rounds.cohort) if rounds.sampling == "poisson" else rounds.cohort)
+    if isinstance(summing, SecAggPlus) and rounds.cohort < SMALLEST_COHORT * buckets:
         problems.append(
             f"rounds.cohort: found {rounds.cohort}, but from a sum of two members each would learn the other's update; "
-            f"accepted with secure_aggregation.protocol 'secagg+': at least {SMALLEST_COHORT}"
+            f"accepted with secure_aggregation.protocol 'secagg+': at least {SMALLEST_COHORT} for each sum"
         )
-    if isinstance(summing, SecAggPlus) and most > LARGEST_COHORT:
+    if isinstance(summing, SecAggPlus) and most > LARGEST_COHORT * buckets:
         problems.append(
-            f"rounds.largest_cohort: found {most}; "
-            f"accepted with secure_aggregation.protocol 'secagg+': at most {LARGEST_COHORT}"
+            f"rounds.largest_cohort: found {most}; accepted with secure_aggregation.protocol 'secagg+': at most "
+            f"{LARGEST_COHORT} for each sum, so at least {-(-most // LARGEST_COHORT)} secure_aggregation.buckets here"
         )
     strategy = terms.strategy.resolve()
     ring = not isinstance(summing, PlainSum)
-    if ring and not strategy.aggregator.linear:
+    if ring and not strategy.aggregator.linear and buckets < _FEWEST_FOR_ROBUSTNESS:
         problems.append(
             f"strategy.name: {strategy.name!r} aggregates by {strategy.aggregator.name!r}, which must see every single "
-            f"update, and secure_aggregation.protocol {summing.protocol!r} shows the server only their sum; accepted: "
-            "a strategy with a linear aggregator (fedavg, fedadam, fedprox, scaffold), or "
+            f"update, and secure_aggregation.protocol {summing.protocol!r} shows the server only sums ({buckets} of a "
+            f"cohort); accepted: secure_aggregation.buckets of at least {_FEWEST_FOR_ROBUSTNESS}, across whose sums it "
+            "runs then; a strategy with a linear aggregator (fedavg, fedadam, fedprox, scaffold); or "
             "secure_aggregation.protocol = 'none'"
         )
-    if privacy.private and not ring:
+    if privacy.needs_hidden_updates and not ring:
         problems.append(
             f"privacy.mechanism: {privacy.mechanism!r} adds noise that protects the sum and not a single update, and "
-            "secure_aggregation.protocol 'none' shows single updates; accepted: protocol = 'secagg+' "
-            "(or 'ideal' in a simulation), or privacy.mechanism = 'none'"
+            "secure_aggregation.protocol 'none' shows single updates; accepted: protocol = 'secagg+' (or 'ideal' in a "
+            "simulation), privacy.mechanism = 'central-gaussian' if the server is trusted with single updates, or "
+            "'local-discrete-gaussian'"
+        )
+    if privacy.private and not ring and not strategy.aggregator.linear:
+        problems.append(
+            f"strategy.name: {strategy.name!r} aggregates by {strategy.aggregator.name!r}, and the noise of "
+            f"privacy.mechanism {privacy.mechanism!r} is for a sum; accepted: a strategy with a linear aggregator "
+            "(fedavg, fedadam, fedprox, scaffold), or privacy.mechanism = 'none'"
+        )
+    problems += privacy.impossible(rounds.cohort / summing.buckets)
+    if summing.ring_bits is not None and not ring and not privacy.private:
+        problems.append(
+            f"secure_aggregation.ring_bits: found {summing.ring_bits}, but without secure aggregation and noise sums "
+            "are of float32 values; accepted: no value"
         )
     if ring and not privacy.private and privacy.clip_norm is None:
         problems.append(
@@ -345,6 +504,43 @@ def _impossible(terms: Terms) -> list[str]:
         problems.append(
             f"rounds.weighting: found {rounds.weighting!r}, but the noise of privacy.mechanism {privacy.mechanism!r} "
             "is for clients that all count the same; accepted: 'uniform', or privacy.mechanism = 'none'"
+        )
+    return problems
+
+
+def _beside_an_engine(terms: Terms, engine: EngineSection) -> list[str]:
+    problems = [
+        f"{name}: found beside [engine]; the engine {engine.name!r} does its own aggregation; accepted: no [{name}]"
+        for name in _SUMMED
+        if name in terms.model_fields_set
+    ]
+    if terms.rounds.over_selection > 1:
+        problems.append(
+            f"rounds.over_selection: found {terms.rounds.over_selection:g}, but the engine {engine.name!r} takes every "
+            "member that was drawn; accepted: 1"
+        )
+    return problems
+
+
+def _impossible_buckets(rounds: Rounds, summing: RingSum) -> list[str]:
+    """What can't be where a cohort is divided."""
+    problems = []
+    if summing.fewest_buckets > summing.buckets:
+        problems.append(
+            f"secure_aggregation.min_buckets: found {summing.min_buckets}; "
+            f"accepted: 1 to secure_aggregation.buckets ({summing.buckets})"
+        )
+    if summing.buckets == 1:
+        return problems
+    if isinstance(summing, SecAggPlus) and summing.threat_model == "malicious":
+        problems.append(
+            f"secure_aggregation.buckets: found {summing.buckets}, but a server of threat_model 'malicious' could put "
+            "corrupt members together in one bucket; accepted: 1, or threat_model = 'semi-malicious'"
+        )
+    if rounds.over_selection > 1:
+        problems.append(
+            f"rounds.over_selection: found {rounds.over_selection:g}, but who is in which of the "
+            f"{summing.buckets} secure_aggregation.buckets is drawn before anybody reports; accepted: 1"
         )
     return problems
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from quorate.errors import PlanError
 from quorate.plan import Plan
+from quorate.sections import Section
 
-__all__ = ["format_plan", "make_plan", "read_plan"]
+__all__ = ["format_plan", "format_sections", "make_plan", "read_plan"]
 
 
 def read_plan(path: str | os.PathLike[str], settings: Iterable[str] = ()) -> Plan:
@@ -55,8 +56,19 @@ def make_plan(content: Mapping[str, Any], source: str | None = None) -> Plan:
 
 def format_plan(plan: Plan) -> str:
     """The plan as TOML, every default written out; reading it gives the same plan."""
+    return format_sections(plan, plan.sections())
+
+
+def format_sections(whole: Section, names: Collection[str] | None = None) -> str:
+    """Sections as TOML, every default written out; what is None is left out.
+
+    Args:
+        whole: holds the sections.
+        names: of those that are written; None: all.
+    """
     lines = []
-    for name, section in plan.model_dump(mode="json", exclude_none=True).items():
+    chosen = None if names is None else set(names)
+    for name, section in whole.model_dump(mode="json", exclude_none=True, include=chosen).items():
         lines.append(f"[{name}]")
         nested = []
         for key, value in section.items():

@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from quorate.rounds import Outcome
 from quorate.server.coordinator import RoundReport
@@ -24,7 +25,10 @@ class ProgressBar:
     def __init__(self, rounds: int, console: Console | None = None):
         self._progress = Progress(
             BarColumn(bar_width=6),
-            TextColumn("round {task.completed:.0f}/{task.total:.0f}{task.description}"),
+            TextColumn("round {task.completed:.0f}/{task.total:.0f}"),
+            Rate(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.description}"),
             console=console or Console(stderr=True),
         )
         self._task = self._progress.add_task("", total=rounds)
@@ -45,6 +49,17 @@ class ProgressBar:
                 f"round {report.number} was aborted: {report.reason}", style="yellow"
             )
         self._progress.update(self._task, completed=report.version, description=f" · {describe(report)}")
+
+
+class Rate(ProgressColumn):
+    """Rounds a second, or seconds a round where they are slow."""
+
+    def render(self, task: Task) -> Text:
+        """Nothing before there is a rate."""
+        speed = task.speed
+        if not speed:
+            return Text("")
+        return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each")
 
 
 def describe(report: RoundReport) -> str:

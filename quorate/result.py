@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quorate.engine import RunState
 from quorate.errors import MissingExtra
 from quorate.parameters import Parameters
 from quorate.plan import Plan, Publish
 from quorate.privacy import Epsilons
-from quorate.server.checkpoints import RunState
 from quorate.server.publishing import publish
+from quorate.server.records import Round, Run
 from quorate.server.registry import Version
-from quorate.server.store import Round, Run
 from quorate.task import Task
 
 __all__ = ["FinishedRun"]

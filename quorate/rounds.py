@@ -295,14 +295,14 @@ class Closed:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """What a sink holds at the end: one sum, or (for aggregators that need them) single updates.
+    """What a sink holds at the end: one sum, one sum a bucket, or single updates.
 
     Args:
-        total: the sum of the encoded vectors, shape (m,); None for a spool.
-        updates: the encoded vectors, shape (survivors, m), in the order of `survivors`; None for a sum.
-        survivors: whose vectors are in it.
+        sums: of encoded vectors, shape (sums, m): one row of a running sum, one a bucket, or one a member of a spool.
+        sizes: over how many members each is.
+        survivors: whose vectors are in them, in the order of the sums.
     """
 
-    total: np.ndarray | None
-    updates: np.ndarray | None
+    sums: np.ndarray
+    sizes: tuple[int, ...]
     survivors: tuple[Member, ...]

@@ -2,7 +2,7 @@
 
 *Plain*: the server sees every encoded vector and adds them. *Ideal*: what secure aggregation would give,
 without its protocol: for simulations, where nobody is there to be protected; a run that used it is marked so.
-Both add in the same arithmetic as the secure sum: modulo 2^32 for ring vectors, in float64 for plain values.
+Both add in the same arithmetic as the secure sum: modulo 2^16 or 2^32 for ring vectors, in float64 for plain values.
 """
 
 from __future__ import annotations
@@ -17,11 +17,16 @@ from quorate.randomness import Randomness
 from quorate.rounds import Aggregate, Member
 from quorate.summation import Exposure, Journal, Outgoing, Sink, SumSession
 
-__all__ = ["DirectSummation", "RunningSum", "Spool"]
+__all__ = ["BucketSums", "DirectSummation", "RunningSum", "Spool", "held_in"]
+
+
+def held_in(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
+    """What a sum of such vectors is held in: uint16 and uint32, which wrap, in themselves, floats in float64."""
+    return dtype if dtype.kind == "u" else np.dtype(np.float64)
 
 
 class RunningSum:
-    """One sum over all members: O(d) memory. uint32 wraps modulo 2^32; floats are added in float64.
+    """One sum over all members: O(d) memory. Rings wrap; floats are added in float64.
 
     Args:
         length: the number of values of an encoded vector.
@@ -29,7 +34,7 @@ class RunningSum:
     """
 
     def __init__(self, length: int, dtype: np.dtype[np.generic]):
-        self._total: np.ndarray = np.zeros(length, np.uint32 if dtype == np.uint32 else np.float64)
+        self._total: np.ndarray = np.zeros(length, held_in(dtype))
         self._members: list[Member] = []
 
     def add(self, encoded: np.ndarray, members: Sequence[Member]) -> None:
@@ -43,15 +48,38 @@ class RunningSum:
             raise ValueError(
                 f"a block holds one vector a member, got {len(block)} vectors for {len(members)} members"
             )
-        self._total += block.sum(axis=0, dtype=self._total.dtype)
+        if len(block) == 1:
+            np.add(self._total, block[0], out=self._total)
+        else:
+            self._total += block.sum(axis=0, dtype=self._total.dtype)
         self._members.extend(members)
 
     def result(self) -> Aggregate:
         """The sum, and who is in it; what is added later does not change it."""
-        return Aggregate(total=self._total.copy(), updates=None, survivors=tuple(self._members))
+        return Aggregate(self._total[None, :].copy(), (len(self._members),), tuple(self._members))
 
 
-class Spool:
+class _Rows:
+    """Keeps every vector it is given, copied, so that the caller can use its array again."""
+
+    def __init__(self, length: int, dtype: np.dtype[np.generic]):
+        self._length, self._dtype = length, dtype
+        self._blocks: list[np.ndarray] = []
+        self._sizes: list[int] = []
+        self._members: list[Member] = []
+
+    def _keep(self, block: np.ndarray, sizes: Sequence[int], members: Sequence[Member]) -> None:
+        self._blocks.append(block.astype(self._dtype))
+        self._sizes.extend(sizes)
+        self._members.extend(members)
+
+    def result(self) -> Aggregate:
+        """Every vector, in the order of the survivors."""
+        empty = np.zeros((0, self._length), self._dtype)
+        return Aggregate(np.concatenate([empty, *self._blocks]), tuple(self._sizes), tuple(self._members))
+
+
+class Spool(_Rows):
     """Keeps every single update, for aggregators that need them: O(n·d) memory.
 
     Args:
@@ -59,15 +87,8 @@ class Spool:
         dtype: of the encoded vectors.
     """
 
-    def __init__(self, length: int, dtype: np.dtype[np.generic]):
-        self._length, self._dtype = length, dtype
-        self._blocks: list[np.ndarray] = []
-        self._members: list[Member] = []
-
     def add(self, encoded: np.ndarray, members: Sequence[Member]) -> None:
         """Adds a block of single vectors, shape (len(members), m); a sum over several members can't be taken.
-
-        They are copied, so that the caller can use its array again.
 
         Raises:
             ValueError: the vectors' length or number is not the expected one.
@@ -77,14 +98,30 @@ class Spool:
             raise ValueError(
                 f"a spool takes single updates, got {len(block)} vectors for {len(members)} members"
             )
-        self._blocks.append(block.astype(self._dtype))
-        self._members.extend(members)
+        self._keep(block, [1] * len(members), members)
 
-    def result(self) -> Aggregate:
-        """Every update, in the order of the survivors."""
-        empty = np.zeros((0, self._length), self._dtype)
-        updates = np.concatenate([empty, *self._blocks])
-        return Aggregate(total=None, updates=updates, survivors=tuple(self._members))
+
+class BucketSums(_Rows):
+    """Keeps the sum of every bucket, for robust aggregation across them: O(buckets·d) memory.
+
+    Args:
+        length: the number of values of an encoded vector.
+        dtype: of the encoded vectors.
+    """
+
+    def __init__(self, length: int, dtype: np.dtype[np.generic]):
+        super().__init__(length, held_in(dtype))
+
+    def add(self, encoded: np.ndarray, members: Sequence[Member]) -> None:
+        """Adds a bucket's sum, shape (m,), over its members.
+
+        Raises:
+            ValueError: it is not one vector of the expected length, or is over nobody.
+        """
+        block = _block(encoded, self._length)
+        if encoded.ndim != 1 or not members:
+            raise ValueError(f"a bucket's sum is one vector, over members; got shape {encoded.shape}")
+        self._keep(block, [len(members)], members)
 
 
 def _block(encoded: np.ndarray, length: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ import numpy as np
 from quorate.fleets import Client
 from quorate.parameters import Layout, Parameters
 
-__all__ = ["DenseLayer", "Model", "Task"]
+__all__ = ["DenseLayer", "Model", "OnnxGraph", "ProgramSpec", "Task", "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,42 @@ class DenseLayer:
     inputs: int
     outputs: int
     activation: str
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What a servable network takes or gives.
+
+    Args:
+        name: as its users write it.
+        dtype: NumPy's name of it, such as `float32`.
+        shape: the first dimension is the batch, -1.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class OnnxGraph:
+    """A servable network that its framework has written as ONNX.
+
+    Args:
+        model: the serialised model. The task's parameters are initialisers, under their names; their data are ignored.
+        inputs: what it takes.
+        output: what it gives.
+        activation: what makes predictions of that, as in `DenseLayer`.
+    """
+
+    model: bytes
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+    activation: str
+
+
+ProgramSpec = tuple[DenseLayer, ...] | OnnxGraph
+"""What a servable program is made of: layers, first to last, or a graph."""
 
 
 class Model(Protocol):
@@ -62,15 +98,23 @@ class Model(Protocol):
         ...
 
     def client(self, data: Any) -> Client:
-        """A client with the given local data."""
+        """A client with the given local data; None for those that the model was made with.
+
+        Raises:
+            DataError: there are none.
+        """
         ...
 
     def evaluate(self, parameters: Parameters, data: Any) -> Mapping[str, float]:
         """Metrics of the parameters on the server's own data."""
         ...
 
-    def program_spec(self) -> tuple[DenseLayer, ...]:
-        """The layers of the program that serves it."""
+    def program_spec(self) -> ProgramSpec:
+        """What the program that serves it is made of.
+
+        Raises:
+            PlanError: it can't be served, and why.
+        """
         ...
 
 
@@ -80,9 +124,12 @@ class Task:
 
     Args:
         model: what an adapter made, such as `quorate.models.softmax(64, 10)`.
+        data: on a device, gives what the device trains on; it is called where training happens, and nowhere else. None:
+            the model has its data, or the fleet has them, as in a simulation.
     """
 
     model: Model
+    data: Callable[[], Any] | None = None
 
     @property
     def name(self) -> str:
@@ -93,6 +140,14 @@ class Task:
     def layout(self) -> Layout:
         """The model's layout."""
         return self.model.layout
+
+    def client(self) -> Client:
+        """On a device: a client with the device's own data, or with those that the model was made with.
+
+        Raises:
+            DataError: there are none.
+        """
+        return self.model.client(None if self.data is None else self.data())
 
     def description(self) -> dict[str, Any]:
         """What identifies the task in the terms: its name, its settings, and the digest of its layout."""

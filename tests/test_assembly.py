@@ -12,9 +12,11 @@ from quorate import assembly
 from quorate.errors import BudgetExhausted, PlanError, StateError
 from quorate.fleets import Ability
 from quorate.plan import FleetSection
+from quorate.server import checkpoints
 from quorate.server.registry import Registry
 from quorate.server.store import Store, opened
-from quorate.simulations.fleet import Simulation
+from quorate.server.unmasking_pool import UnmaskingPool
+from quorate.simulations.source import Simulation
 from quorate.strategies import aggregators, local_rules, server_rules
 from tests.federations import CLIPPED, GAUSSIAN, IDEAL, SECAGG, plan, wine
 
@@ -58,7 +60,7 @@ def test_objects_bound_in_python_and_names_in_a_plan_give_the_same_run():
     )
     first, second = assembly.run(named, watch=silent), run(objects)
     assert first.record.terms_hash == second.record.terms_hash
-    assert first.state.encoded() == second.state.encoded()
+    assert checkpoints.encode(first.state) == checkpoints.encode(second.state)
     assert first.epsilon == second.epsilon
 
 
@@ -66,10 +68,33 @@ def test_the_public_name_is_the_same_function():
     assert q.run is assembly.run
 
 
+def test_a_run_unmasks_in_a_pool_that_ends_with_it(monkeypatch):
+    pools, seen = [], []
+
+    class Eager(UnmaskingPool):
+        def __init__(self):
+            super().__init__(workers=2, worth_bytes=0)
+            pools.append(self)
+
+        def __call__(self, vector, masks):
+            super().__call__(vector, masks)
+            seen.append(self.pids)
+
+    made = bound(privacy=q.privacy.NoPrivacy(clip_norm=10.0), secure_aggregation=q.SecAggPlus(corrupt=0.05))
+    alone = run(made)
+    monkeypatch.setattr(assembly, "UnmaskingPool", Eager)
+    spread = run(made)
+    assert checkpoints.encode(spread.state) == checkpoints.encode(alone.state)
+    assert [len(pids) for pids in seen] == [2, 2]
+    assert [pool.pids for pool in pools] == [()]
+
+
 def test_a_strategy_that_is_not_installed_runs_without_a_state_directory():
     finished = run(bound(strategy=unrecorded()))
     assert len(finished.committed) == 2
-    assert finished.state.encoded() == run(bound(strategy=q.strategies.fedavg())).state.encoded()
+    assert checkpoints.encode(finished.state) == checkpoints.encode(
+        run(bound(strategy=q.strategies.fedavg())).state
+    )
 
 
 def test_a_strategy_with_no_records_is_refused_with_a_state_directory(tmp_path):
@@ -107,16 +132,15 @@ def test_a_finished_run_gives_its_result_again_without_a_new_round(tmp_path):
     again = run(made, state=tmp_path, watch=reports.append)
     assert reports == []
     assert again.history == first.history
-    assert again.state.encoded() == first.state.encoded()
+    assert checkpoints.encode(again.state) == checkpoints.encode(first.state)
     assert again.epsilon == first.epsilon
     assert again.record == first.record
 
 
 def test_an_unseeded_run_gives_its_result_again_too(tmp_path):
     made = plan()
-    assert (
-        run(made, seed=None, state=tmp_path).state.encoded()
-        == run(made, seed=None, state=tmp_path).state.encoded()
+    assert checkpoints.encode(run(made, seed=None, state=tmp_path).state) == checkpoints.encode(
+        run(made, seed=None, state=tmp_path).state
     )
 
 
@@ -141,7 +165,7 @@ def test_runs_in_one_directory_do_not_share_clients_states(tmp_path):
     run(plan(strategy=scaffold, training={"epochs": 2}), state=tmp_path)
     beside = run(plan(strategy=scaffold), state=tmp_path)
     alone = run(plan(strategy=scaffold), state=tmp_path / "alone")
-    assert beside.state.encoded() == alone.state.encoded()
+    assert checkpoints.encode(beside.state) == checkpoints.encode(alone.state)
 
 
 def test_a_directory_in_use_is_refused(tmp_path):
@@ -182,7 +206,7 @@ q.run(plan(privacy=GAUSSIAN, secure_aggregation=SECAGG), fleet, state={str(tmp_p
     numbers = []
     finished = run(made, state=tmp_path, watch=lambda report: numbers.append(report.version))
     assert numbers[-1] == 3
-    assert finished.state.encoded() == run(made).state.encoded()
+    assert checkpoints.encode(finished.state) == checkpoints.encode(run(made).state)
 
 
 def test_what_a_run_has_spent_is_verified_when_it_goes_on(tmp_path):

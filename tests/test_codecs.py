@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import linalg
 
-from quorate.codecs import Chain, Clip, Discretise, Rotate, Wrap, hadamard, rounded_norm_bound
+from quorate.codecs import Chain, Clip, Digits, Discretise, Rotate, Wrap, hadamard, rounded_norm_bound
 from quorate.errors import DataError
 from quorate.randomness import Randomness
 
@@ -121,7 +121,7 @@ def test_conditional_rounding_respects_its_bound(values: np.ndarray, scale: floa
     bound = rounded_norm_bound(norm * scale, values.shape[1])
     clipped = Clip(norm).encode(values, RANDOMNESS)
     rounded = Discretise(scale, bound).encode(clipped, RANDOMNESS)
-    assert rounded.dtype == np.int64
+    assert rounded.dtype == (np.int32 if bound < 2**30 else np.int64)
     assert (norms(rounded.astype(float)) <= bound).all()
     assert (np.abs(rounded - clipped * scale) <= 1 + 1e-9).all()
 
@@ -177,18 +177,39 @@ def test_no_clients_and_no_values_are_no_integers() -> None:
 # --- Wrap, and the whole chain
 
 
-@given(hnp.arrays(np.int64, shapes, elements=st.integers(-(2**40), 2**40)))
-def test_a_ring_sum_comes_back_when_it_is_in_range(values: np.ndarray) -> None:
+@given(
+    hnp.arrays(np.int64, shapes, elements=st.integers(-(2**40), 2**40) | st.integers(-9, 9)),
+    st.sampled_from([16, 32]),
+)
+def test_a_ring_sum_comes_back_when_it_is_in_range(values: np.ndarray, bits: int) -> None:
     total = values.sum(axis=0)
-    assume((np.abs(total) < 2**31).all())
-    encoded = Wrap().encode(values, RANDOMNESS)
-    assert encoded.dtype == np.uint32
-    assert np.array_equal(Wrap().decode(encoded.sum(axis=0, dtype=np.uint32), values.shape[1]), total)
+    assume((np.abs(total) < 2 ** (bits - 1)).all())
+    ring = Wrap(bits)
+    encoded = ring.encode(values, RANDOMNESS)
+    assert encoded.dtype == np.dtype(f"uint{bits}")
+    assert np.array_equal(ring.decode(encoded.sum(axis=0, dtype=encoded.dtype), values.shape[1]), total)
 
 
-@pytest.mark.parametrize("total", [-(2**31), 2**31 - 1])
-def test_the_ends_of_the_range_come_back(total: int) -> None:
-    assert Wrap().decode(Wrap().encode(np.array([[total]]), RANDOMNESS)[0], 1).tolist() == [total]
+@pytest.mark.parametrize("bits", [16, 32])
+@pytest.mark.parametrize("end", [-1, 1])
+def test_the_ends_of_the_range_come_back(bits: int, end: int) -> None:
+    total = end * 2 ** (bits - 1) - (end > 0)
+    ring = Wrap(bits)
+    assert ring.decode(ring.encode(np.array([[total]]), RANDOMNESS)[0], 1).tolist() == [total]
+
+
+@given(
+    hnp.arrays(np.int64, shapes, elements=st.integers(-(10**6), 10**6)),
+    st.integers(2, 300),
+    st.integers(20, 24),
+)
+def test_the_digits_of_a_sum_are_small_and_give_the_sum(values: np.ndarray, base: int, count: int) -> None:
+    codec = Digits(base, count)
+    encoded = codec.encode(values, RANDOMNESS)
+    assert encoded.shape == (len(values), codec.length(values.shape[1]))
+    assert np.abs(encoded).max(initial=0) < base
+    if base**count < 2**62:
+        assert np.array_equal(codec.decode(encoded.sum(axis=0), values.shape[1]), values.sum(axis=0))
 
 
 @settings(deadline=None)
@@ -197,7 +218,7 @@ def test_the_decoded_sum_is_within_one_step_a_client_of_the_true_sum(values: np.
     n, scale = values.shape[1], 1000.0
     rotate = Rotate(seed.to_bytes(32, "big"))
     bound = rounded_norm_bound(scale, rotate.length(n))
-    chain = Chain.of(Clip(1.0), rotate, Discretise(scale, bound), Wrap())
+    chain = Chain.of(Clip(1.0), rotate, Discretise(scale, bound), Wrap(32))
     encoded = chain.encode(values, Randomness.from_seed(seed))
     assert encoded.shape == (len(values), chain.length(n))
     decoded = chain.decode(encoded.sum(axis=0, dtype=np.uint32), n)

@@ -12,7 +12,12 @@ from quorate import pipeline
 from quorate.errors import DataError
 from quorate.parameters import Parameters
 from quorate.plan import Terms
-from quorate.privacy import DistributedDiscreteGaussianEvent, TruncatedPoissonSampledEvent
+from quorate.privacy import (
+    CentralDiscreteGaussianEvent,
+    DistributedDiscreteGaussianEvent,
+    LocalDiscreteGaussianEvent,
+    TruncatedPoissonSampledEvent,
+)
 from quorate.privacy.secagg import SecAggSummation
 from quorate.randomness import Randomness
 from quorate.rounds import Broadcast, Instruction, PublicValues, Update
@@ -50,7 +55,7 @@ def aggregate(encoding: pipeline.Pipeline, updates):
         assert encoded.shape == (encoding.length,)
         assert encoded.dtype == encoding.dtype
         sink.add(encoded[None], [f"client-{i}"])
-    return encoding.decode(sink.result(), Randomness.from_seed(99))
+    return encoding.decode(sink.result(), Randomness.from_seed(99), {})[:2]
 
 
 def clipped(vector, norm):
@@ -83,7 +88,9 @@ def test_a_member_builds_the_coordinator_s_pipeline_from_the_bytes_of_the_terms(
     ours = terms(**sections)
     theirs = Terms.parse(ours.encoded())
     assert build(theirs) == build(ours)
-    one = Update({name: np.ones(LENGTH, np.float32) for name in build(ours).spec.names}, 3, {"loss": 1.0})
+    one = Update(
+        {name: np.ones(LENGTH, np.float32) for name in build(ours).shape.vectors.names}, 3, {"loss": 1.0}
+    )
     np.testing.assert_array_equal(
         build(theirs).encode(one, Randomness.from_seed(1)), build(ours).encode(one, Randomness.from_seed(1))
     )
@@ -133,7 +140,7 @@ def test_a_ring_sum_decodes_to_the_mean_within_one_step_and_single_precision(sum
     made = terms(privacy=CLIPPED, secure_aggregation=summing)
     encoding = build(made)
     means, _ = aggregate(encoding, [update(vector, n) for vector, n in cohort])
-    step = 10.0 / ((2**31 - 1) // encoding.bounds.largest - 1)
+    step = 10.0 / ((2**31 - 1) // encoding.shape.bounds.largest - 1)
     expected = np.mean([clipped(vector, 10.0) for vector, _ in cohort], axis=0)
     assert np.abs(means["delta"] - expected).max() <= step * 1.001 + 10.0 * SINGLE
 
@@ -145,7 +152,7 @@ def test_a_ring_sum_weighted_by_examples_decodes_to_the_weighted_mean_within_the
     means, _ = aggregate(encoding, [update(vector, n) for vector, n in cohort])
     weights = np.array([min(n, 50) / 50 for _, n in cohort])
     expected = np.average([clipped(vector, 10.0) for vector, _ in cohort], axis=0, weights=weights)
-    steps = (2**31 - 1) // encoding.bounds.largest - 1
+    steps = (2**31 - 1) // encoding.shape.bounds.largest - 1
     error = len(cohort) * (10.0 + np.abs(expected).max()) / steps / weights.sum()
     assert np.abs(means["delta"] - expected).max() <= error * 1.01 + 2 * 10.0 * SINGLE
 
@@ -154,7 +161,7 @@ def test_the_ring_does_not_wrap_when_the_largest_cohort_sends_the_longest_update
     made = terms(privacy=CLIPPED, secure_aggregation=SECAGG)
     encoding = build(made)
     longest = update([1e6, 0, 0, 0, 0])
-    means, _ = aggregate(encoding, [longest] * encoding.bounds.largest)
+    means, _ = aggregate(encoding, [longest] * encoding.shape.bounds.largest)
     np.testing.assert_allclose(means["delta"], [10.0, 0, 0, 0, 0], atol=1e-5)
 
 
@@ -270,6 +277,50 @@ def test_a_round_without_any_example_moves_nothing():
         np.testing.assert_array_equal(means["delta"], np.zeros(LENGTH))
 
 
+# --- The ring
+
+
+@pytest.mark.parametrize("asked", [16, 32, None])
+def test_the_terms_say_the_ring(asked):
+    summing = SECAGG if asked is None else {**SECAGG, "ring_bits": asked}
+    made = terms(privacy=GAUSSIAN, secure_aggregation=summing)
+    bits = asked or 16  # in which so few members fit with steps as fine as are of use
+    assert made.secure_aggregation.ring_bits == bits
+    assert build(made).dtype == np.dtype(f"uint{bits}")
+    assert terms(privacy=CLIPPED, secure_aggregation=SECAGG).secure_aggregation.ring_bits == 32
+    assert terms().secure_aggregation.ring_bits is None
+
+
+@given(cohort=st.lists(st.tuples(vectors, st.integers(1, 100)), min_size=1, max_size=8))
+def test_weights_and_metrics_keep_their_precision_in_a_narrow_ring(cohort):
+    made = terms(rounds=CAPPED, privacy=CLIPPED, secure_aggregation={**SECAGG, "ring_bits": 16})
+    encoding = build(made)
+    means, metrics = aggregate(encoding, [update(v, n, loss=n / 7, accuracy=0.5) for v, n in cohort])
+    weights = np.array([min(n, 50) / 50 for _, n in cohort])
+    expected = np.average([clipped(v, 10.0) for v, _ in cohort], axis=0, weights=weights)
+    step = 10.0 / ((2**15 - 1) // encoding.shape.bounds.largest - 1)
+    assert np.abs(means["delta"] - expected).max() <= len(cohort) * step / weights.sum() * 1.01 + 1e-4
+    if metrics:
+        assert metrics["loss"] == pytest.approx(
+            np.average([n / 7 for _, n in cohort], weights=weights), abs=1e-3
+        )
+
+
+def test_central_and_local_noise_are_summed_plainly_where_nothing_is_hidden():
+    for mechanism, kind in (
+        ("central-gaussian", CentralDiscreteGaussianEvent),
+        ("local-discrete-gaussian", LocalDiscreteGaussianEvent),
+    ):
+        made = terms(privacy={**GAUSSIAN, "mechanism": mechanism, "noise_multiplier": 0.01})
+        encoding = build(made)
+        assert encoding.dtype.kind == "u"
+        means, _ = aggregate(encoding, [update([0.5, 0, 0, 0, 0])] * 8)
+        np.testing.assert_allclose(means["delta"], [0.5, 0, 0, 0, 0], atol=0.1)
+        event = pipeline.event(made, made.bounds(POPULATION), POPULATION)
+        assert isinstance(event, TruncatedPoissonSampledEvent)
+        assert isinstance(event.event, kind)
+
+
 # --- What is charged
 
 
@@ -383,5 +434,5 @@ class Unwritten:
 def test_the_terms_say_how_to_sum(sections, kind):
     made = terms(**sections)
     encoding = build(made)
-    session = SumSession(bytes(32), encoding.length, encoding.dtype, encoding.bounds)
+    session = SumSession(bytes(32), encoding.length, encoding.dtype, encoding.shape.bounds)
     assert type(pipeline.summation(made, session, Unwritten())) is kind

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import tomllib
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import quorate as q
 from quorate.assembly import terms_hash
 from quorate.errors import PlanError
 from quorate.plan import Plan, Terms
-from quorate.planfile import make_plan, read_plan
+from quorate.planfile import format_plan, make_plan, read_plan
 from quorate.privacy import default_delta
 from quorate.strategies import local_rules, server_rules
 from quorate.strategies.aggregators import mean
@@ -99,6 +100,14 @@ def test_a_target_epsilon_is_resolved_to_the_noise_that_keeps_it():
 def test_a_resolved_plan_is_resolved_to_itself(sections):
     resolved = plan(**sections).resolved(50)
     assert resolved.resolved(50) == resolved
+
+
+def test_more_members_than_there_are_can_t_be_drawn():
+    wanted = plan(rounds={"count": 1, "cohort": 10, "sampling": "fixed", "over_selection": 1.3})
+    assert wanted.rounds.drawn == 13
+    assert wanted.resolved(13).bounds(13).largest == 10
+    with pytest.raises(PlanError, match=r"draws 13 members.*has 12"):
+        wanted.resolved(12)
 
 
 def test_a_largest_cohort_is_never_above_the_population():
@@ -302,6 +311,10 @@ IMPOSSIBLE = [
         ["rounds.largest_cohort", "rounds.cohort (8)"],
     ),
     (
+        {"rounds": {"count": 3, "cohort": 8, "over_selection": 1.3}},
+        ["rounds.over_selection: found 1.3", "rounds.sampling 'poisson'", "sampling = 'fixed'"],
+    ),
+    (
         {"rounds": {"count": 3, "cohort": 8, "largest_cohort": 9, "sampling": "fixed"}},
         ["rounds.largest_cohort: found 9", "rounds.sampling 'fixed'", "rounds.cohort (8)"],
     ),
@@ -324,6 +337,14 @@ IMPOSSIBLE = [
             "secure_aggregation.protocol 'none'",
             "'secagg+'",
         ],
+    ),
+    (
+        {"privacy": {**GAUSSIAN, "mechanism": "central-gaussian"}, "strategy": {"name": "median"}},
+        ["strategy.name: 'median'", "privacy.mechanism 'central-gaussian'", "linear aggregator"],
+    ),
+    (
+        {"secure_aggregation": {"protocol": "none", "ring_bits": 16}},
+        ["secure_aggregation.ring_bits: found 16", "accepted: no value"],
     ),
     ({"secure_aggregation": SECAGG}, ["privacy.clip_norm: missing", "secure_aggregation.protocol 'secagg+'"]),
     ({"secure_aggregation": IDEAL}, ["privacy.clip_norm: missing", "secure_aggregation.protocol 'ideal'"]),
@@ -399,3 +420,36 @@ def test_a_target_that_no_noise_keeps_is_refused_when_the_plan_is_resolved():
     wanted = {"mechanism": GAUSSIAN["mechanism"], "clip_norm": 1.0, "epsilon": 1e-6, "delta": 1e-9}
     with pytest.raises(PlanError, match=r"privacy.epsilon: found 1e-06, .* accepted: a larger"):
         plan(privacy=wanted, secure_aggregation=IDEAL).resolved(50)
+
+
+MINIMAL = {"task": {"name": "softmax", "inputs": 64, "classes": 10}, "rounds": {"count": 3, "cohort": 10}}
+ENGINE = {"name": "tff", "process": "job:build", "clip_norm": 0.5}
+
+
+def test_an_engine_is_in_the_terms_and_what_it_replaces_is_not():
+    plan = make_plan({**MINIMAL, "engine": ENGINE})
+    content = json.loads(plan.terms().encoded())
+    assert content["engine"] == ENGINE
+    assert not {"strategy", "privacy", "secure_aggregation"} & set(content)
+    assert make_plan(tomllib.loads(format_plan(plan.resolved(20)))).terms() == plan.resolved(20).terms()
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"strategy": {"name": "fedavg"}},
+        {"privacy": {"mechanism": "none"}},
+        {"secure_aggregation": {"protocol": "none"}},
+    ],
+)
+def test_an_engine_does_its_own_aggregation(section):
+    (name,) = section
+    with pytest.raises(PlanError, match=rf"{name}: found beside \[engine\]"):
+        make_plan({**MINIMAL, "engine": ENGINE, **section})
+
+
+def test_an_engine_that_is_not_there_is_refused():
+    with pytest.raises(PlanError, match=r"engine\.name: there is no 'tf', did you mean 'tff'"):
+        make_plan({**MINIMAL, "engine": {"name": "tf", "process": "job:build"}})
+    with pytest.raises(PlanError, match=r"engine\.process: found 'build'"):
+        make_plan({**MINIMAL, "engine": {"name": "tff", "process": "build"}})

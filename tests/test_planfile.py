@@ -210,7 +210,7 @@ def test_all_problems_are_named_at_once():
     assert len(found) == 4
 
 
-ROUNDS = "count, cohort, largest_cohort, sampling, weighting, example_cap"
+ROUNDS = "count, cohort, largest_cohort, sampling, separation, weighting, example_cap, over_selection"
 SENTENCES = [
     (
         {"rounds": {"count": 3, "cohort": 8, "largest_chort": 9}},
@@ -219,7 +219,7 @@ SENTENCES = [
     (
         {"trainning": {}},
         "trainning: unknown section (did you mean 'training'?); accepted: task, rounds, training, strategy, privacy, "
-        "secure_aggregation, fleet, publish",
+        "secure_aggregation, engine, fleet, publish",
     ),
     ({"rounds": {"count": 3}}, "rounds.cohort: missing; accepted: a whole number of at least 1"),
     (
@@ -237,7 +237,7 @@ SENTENCES = [
     ({"rounds": 7}, f"rounds: found 7; accepted: a section with {ROUNDS}"),
     (
         {"rounds": {"count": 3, "cohort": 8, "sampling": "random"}},
-        "rounds.sampling: found 'random'; accepted: 'poisson' or 'fixed'",
+        "rounds.sampling: found 'random'; accepted: 'poisson', 'fixed' or 'separated'",
     ),
     (
         {"training": {"learning_rate": 0}},
@@ -257,16 +257,19 @@ SENTENCES = [
     ),
     (
         {"privacy": {"clip_norm": 1.0}},
-        "privacy.mechanism: missing; accepted: none, central-gaussian, distributed-discrete-gaussian",
+        "privacy.mechanism: missing; accepted: none, central-gaussian, central-laplace, dp-ftrl, "
+        "local-discrete-gaussian, distributed-discrete-gaussian, distributed-skellam",
     ),
     (
         {"privacy": {"mechanism": "gaussian"}},
-        "privacy.mechanism: found 'gaussian'; accepted: 'none', 'central-gaussian', 'distributed-discrete-gaussian'",
+        "privacy.mechanism: found 'gaussian'; accepted: 'none', 'central-gaussian', 'central-laplace', 'dp-ftrl', "
+        "'local-discrete-gaussian', 'distributed-discrete-gaussian', 'distributed-skellam'",
     ),
     (
         {"privacy": "none"},
         "privacy: found 'none'; accepted: a section with mechanism, which is one of none, "
-        "central-gaussian, distributed-discrete-gaussian",
+        "central-gaussian, central-laplace, dp-ftrl, local-discrete-gaussian, distributed-discrete-gaussian, "
+        "distributed-skellam",
     ),
     (
         {"privacy": {"mechanism": GAUSSIAN["mechanism"], "clip_norm": 1.0}, "secure_aggregation": IDEAL},
@@ -282,7 +285,8 @@ SENTENCES = [
     ),
     (
         {"secure_aggregation": {"protocol": "ideal", "threat_model": "semi-honest"}, "privacy": CLIPPED},
-        "secure_aggregation.threat_model: unknown key; accepted: min_survivors, corrupt, dropout, protocol",
+        "secure_aggregation.threat_model: unknown key; accepted: min_survivors, corrupt, dropout, ring_bits, buckets, "
+        "min_buckets, protocol",
     ),
     ({"fleet": {"seed": "a"}}, "fleet.seed: found 'a'; accepted: a whole number"),
     (
@@ -293,8 +297,8 @@ SENTENCES = [
     ({"task": {"inputs": 13}}, "task.name: missing; accepted: a string"),
     (
         {"task": {"name": "softmx"}},
-        "task.name: there is no 'softmx', did you mean 'softmax'?; these exist: linear, mlp, softmax "
-        "(or give module:attribute)",
+        "task.name: there is no 'softmx', did you mean 'softmax'?; these exist: bounded-mean, categories, histogram, "
+        "linear, mlp, softmax (or give module:attribute)",
     ),
     (
         {"task": {"name": "linear", "input": 3, "inputs": 4}},
@@ -336,3 +340,14 @@ def test_a_missing_section_says_what_goes_in_it():
 
 def test_a_factory_that_needs_more_says_what_is_missing():
     assert problems(content(task={"name": "softmax"})) == ("task.inputs: missing", "task.classes: missing")
+
+
+def test_a_plan_may_name_a_task_that_a_module_holds(tmp_path, monkeypatch):
+    (tmp_path / "an_application.py").write_text(
+        "import quorate as q\ntask = q.Task(q.models.softmax(13, 3))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    plan = make_plan({"task": {"name": "an_application:task"}, "rounds": {"count": 1, "cohort": 4}})
+    assert plan.task.resolve().name == "softmax"
+    with pytest.raises(PlanError, match=r"task\.inputs: unknown key"):
+        make_plan({"task": {"name": "an_application:task", "inputs": 3}, "rounds": {"count": 1, "cohort": 4}})

@@ -8,10 +8,11 @@ from quorate.errors import ProtocolViolation, QuorumNotReached
 from quorate.randomness import Randomness
 from quorate.rounds import CohortBounds
 from quorate.summation import SumSession
-from quorate.sums import DirectSummation, RunningSum, Spool
+from quorate.sums import BucketSums, DirectSummation, RunningSum, Spool
 
 RING, PLAIN = np.dtype(np.uint32), np.dtype(np.float32)
-blocks = hnp.arrays(np.uint32, st.tuples(st.integers(1, 6), st.integers(1, 5)))
+shapes = st.tuples(st.integers(1, 6), st.integers(1, 5))
+blocks = hnp.arrays(np.uint16, shapes) | hnp.arrays(np.uint32, shapes)
 
 
 class Unwritten:
@@ -29,37 +30,38 @@ def message(vector, dtype=PLAIN):
 
 
 @given(blocks)
-def test_a_running_sum_is_the_sum_modulo_two_to_the_32(block):
-    sink = RunningSum(block.shape[1], RING)
+def test_a_running_sum_is_the_sum_modulo_the_ring(block):
+    sink = RunningSum(block.shape[1], block.dtype)
     for i, row in enumerate(block):
         sink.add(row[None, :], [f"client-{i}"])
-    expected = [sum(int(value) for value in column) % 2**32 for column in block.T]
-    assert sink.result().total.tolist() == expected
-    assert sink.result().total.dtype == np.uint32
+    expected = [sum(int(value) for value in column) % 2 ** (8 * block.itemsize) for column in block.T]
+    assert sink.result().sums.tolist() == [expected]
+    assert sink.result().sums.dtype == block.dtype
 
 
 @given(blocks, st.data())
 def test_partial_sums_and_blocks_add_up_to_the_same(block, data):
     cut = data.draw(st.integers(0, len(block)))
-    sink = RunningSum(block.shape[1], RING)
-    sink.add(block[:cut].sum(axis=0, dtype=np.uint32), [f"a{i}" for i in range(cut)])
+    sink = RunningSum(block.shape[1], block.dtype)
+    sink.add(block[:cut].sum(axis=0, dtype=block.dtype), [f"a{i}" for i in range(cut)])
     sink.add(block[cut:], [f"b{i}" for i in range(len(block) - cut)])
-    np.testing.assert_array_equal(sink.result().total, block.sum(axis=0, dtype=np.uint32))
+    np.testing.assert_array_equal(sink.result().sums[0], block.sum(axis=0, dtype=block.dtype))
+    assert sink.result().sizes == (len(block),)
     assert len(sink.result().survivors) == len(block)
 
 
 def test_floats_are_added_in_float64():
     sink = RunningSum(1, PLAIN)
     sink.add(np.array([[1e8], [1.0], [-1e8]], np.float32), ["a", "b", "c"])
-    assert sink.result().total.tolist() == [1.0]
-    assert sink.result().total.dtype == np.float64
+    assert sink.result().sums[0].tolist() == [1.0]
+    assert sink.result().sums[0].dtype == np.float64
 
 
 def test_nothing_added_is_zero_and_nobody():
     result = RunningSum(2, RING).result()
-    assert result.total.tolist() == [0, 0]
+    assert result.sums[0].tolist() == [0, 0]
     assert result.survivors == ()
-    assert Spool(2, PLAIN).result().updates.shape == (0, 2)
+    assert Spool(2, PLAIN).result().sums.shape == (0, 2)
 
 
 def test_a_result_does_not_change_when_more_is_added():
@@ -67,7 +69,7 @@ def test_a_result_does_not_change_when_more_is_added():
     sink.add(np.array([1], np.uint32), ["a"])
     first = sink.result()
     sink.add(np.array([1], np.uint32), ["b"])
-    assert first.total.tolist() == [1]
+    assert first.sums[0].tolist() == [1]
     assert first.survivors == ("a",)
 
 
@@ -76,22 +78,38 @@ def test_a_spool_keeps_single_updates_in_the_order_of_the_survivors():
     sink.add(np.array([[1, 2], [3, 4]], np.float32), ["a", "b"])
     sink.add(np.array([5, 6], np.float32), ["c"])
     result = sink.result()
-    assert result.total is None
+    assert result.sizes == (1, 1, 1)
     assert result.survivors == ("a", "b", "c")
-    np.testing.assert_array_equal(result.updates, np.array([[1, 2], [3, 4], [5, 6]], np.float32))
-    assert result.updates.dtype == np.float32
+    np.testing.assert_array_equal(result.sums, np.array([[1, 2], [3, 4], [5, 6]], np.float32))
+    assert result.sums.dtype == np.float32
 
 
 def test_a_spool_keeps_what_it_was_given_even_if_the_caller_s_array_changes():
     sink, block = Spool(1, PLAIN), np.ones((1, 1), np.float32)
     sink.add(block, ["a"])
     block[:] = 9
-    assert sink.result().updates.tolist() == [[1.0]]
+    assert sink.result().sums.tolist() == [[1.0]]
 
 
 def test_a_spool_refuses_the_sum_of_several():
     with pytest.raises(ValueError, match="single updates, got 1 vectors for 2 members"):
         Spool(2, PLAIN).add(np.zeros(2, np.float32), ["a", "b"])
+
+
+def test_bucket_sums_are_kept_apart_with_their_sizes():
+    sink = BucketSums(2, np.dtype(np.uint16))
+    sink.add(np.array([1, 65_535], np.uint16), ["a", "b"])
+    sink.add(np.array([3, 4], np.uint16), ["c"])
+    result = sink.result()
+    assert result.sums.tolist() == [[1, 65_535], [3, 4]]
+    assert result.sums.dtype == np.uint16
+    assert (result.sizes, result.survivors) == ((2, 1), ("a", "b", "c"))
+
+
+def test_bucket_sums_take_one_sum_at_a_time():
+    for encoded, members in ((np.zeros((1, 2), np.uint32), ["a"]), (np.zeros(2, np.uint32), [])):
+        with pytest.raises(ValueError, match="a bucket's sum is one vector, over members"):
+            BucketSums(2, RING).add(encoded, members)
 
 
 @pytest.mark.parametrize("sink", [RunningSum(3, PLAIN), Spool(3, PLAIN)])
@@ -121,7 +139,7 @@ def test_a_round_over_messages_gives_the_sum_of_those_who_answered(dtype):
     assert not server.done
     assert server.advance() == []
     assert server.done
-    assert sink.result().total.tolist() == [11, 22, 33]
+    assert sink.result().sums[0].tolist() == [11, 22, 33]
     assert sink.result().survivors == ("a", "c")
 
 

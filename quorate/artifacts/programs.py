@@ -8,10 +8,12 @@ and a new version is ready in under a millisecond.
 `dense_network` writes the program of regressions and of multilayer perceptrons. It has one output, so that a
 TensorFlow Serving client sees `predictions` as it does for a Keras model: one row of probabilities (or
 values) an example. With `classes=True` a classifier has two, and each prediction is an object with both names.
+`from_graph` takes what a framework has written.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,10 +23,10 @@ import numpy as np
 
 from quorate.artifacts.manifest import TensorSpec
 from quorate.errors import DataError, MissingExtra
-from quorate.parameters import Parameters
-from quorate.task import DenseLayer
+from quorate.parameters import Layout, Parameters
+from quorate.task import DenseLayer, OnnxGraph
 
-__all__ = ["OnnxRuntime", "Program", "dense_network"]
+__all__ = ["OnnxRuntime", "Program", "dense_network", "from_graph"]
 
 # The oldest versions with what is written here, so that every onnxruntime we accept reads it.
 _OPSET, _IR_VERSION = 17, 8
@@ -201,6 +203,42 @@ def dense_network(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], producer_name="quorate")
     model.ir_version = _IR_VERSION
     return Program(model.SerializeToString(deterministic=True), inputs, tuple(outputs))
+
+
+def from_graph(graph: OnnxGraph, layout: Layout) -> Program:
+    """The program of a network that its framework has written as ONNX.
+
+    Its output is called as that of `dense_network`.
+
+    Args:
+        graph: the network.
+        layout: of the parameters, which become initialisers without data.
+
+    Raises:
+        MissingExtra: the `onnx` package is not installed.
+        DataError: the activation is unknown.
+    """
+    if graph.activation not in _ACTIVATIONS:
+        raise DataError(f"unknown activation {graph.activation!r}; accepted are {', '.join(_ACTIVATIONS)}")
+    try:
+        import onnx
+    except ImportError as error:
+        raise MissingExtra("onnx", "writing a servable program") from error
+    model = onnx.load_from_string(graph.model)
+    constants = [tensor for tensor in model.graph.initializer if tensor.name not in layout.names]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend([*constants, *(_without_data(*entry) for entry in layout.entries)])
+    result = "probabilities" if graph.activation == "softmax" else "values"
+    model.graph.node.append(
+        onnx.helper.make_node(_ACTIVATIONS[graph.activation], [graph.output.name], [result])
+    )
+    model.graph.output[0].name = result
+    output = dataclasses.replace(graph.output, name=result)
+    inputs, outputs = (
+        tuple(TensorSpec.model_validate(dataclasses.asdict(tensor)) for tensor in tensors)
+        for tensors in (graph.inputs, (output,))
+    )
+    return Program(model.SerializeToString(deterministic=True), inputs, outputs)
 
 
 def _check_layers(layers: Sequence[DenseLayer], classes: bool) -> None:

@@ -153,7 +153,7 @@ def _serve_and_pull(directory: Path, run: FinishedRun, version: Version, watch: 
 def _held_out(run: FinishedRun) -> np.ndarray:
     """The images that no client had."""
     from quorate import assembly
-    from quorate.simulations.fleet import Simulation
+    from quorate.simulations.source import Simulation
 
     source = assembly.open_fleet(run.plan.fleet)
     assert isinstance(source, Simulation)

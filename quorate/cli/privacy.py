@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from quorate.cli.plans import PlanFile, Settings
-from quorate.cli.runs import StateDirectory
+from quorate.cli.runs import Database, StateDirectory
 
 if TYPE_CHECKING:
     from quorate.privacy import Ledger
-    from quorate.server.store import Run, Store
+    from quorate.server.records import Run
+    from quorate.server.store import Store
 
 __all__ = ["app"]
 
@@ -30,10 +31,15 @@ AsJson = typer.Option(False, "--json", help="Print one JSON object.")
 
 
 @app.command()
-def spent(run_id: str | None = RunId, state: Path = StateDirectory, as_json: bool = AsJson) -> None:
+def spent(
+    run_id: str | None = RunId,
+    state: Path = StateDirectory,
+    database: str | None = Database,
+    as_json: bool = AsJson,
+) -> None:
     """Say what runs have spent, by their ledgers."""
     found = []
-    for run, book in _ledgers(state, run_id):
+    for run, book in _ledgers(state, database, run_id):
         spend = None if book is None else book.spent()
         found.append(
             {
@@ -50,10 +56,15 @@ def spent(run_id: str | None = RunId, state: Path = StateDirectory, as_json: boo
 
 
 @app.command()
-def budget(run_id: str | None = RunId, state: Path = StateDirectory, as_json: bool = AsJson) -> None:
+def budget(
+    run_id: str | None = RunId,
+    state: Path = StateDirectory,
+    database: str | None = Database,
+    as_json: bool = AsJson,
+) -> None:
     """Say what runs may still spend: the released ε, and how many rounds like the last one."""
     found: list[dict[str, Any]] = []
-    for run, book in _ledgers(state, run_id):
+    for run, book in _ledgers(state, database, run_id):
         limit = _privacy(run).get("budget")
         if book is None or limit is None:
             found.append({"run": run.id, "budget": None, "spent": None, "left": None, "rounds_left": None})
@@ -67,12 +78,12 @@ def budget(run_id: str | None = RunId, state: Path = StateDirectory, as_json: bo
 
 
 @app.command()
-def verify(run_id: str | None = RunId, state: Path = StateDirectory) -> None:
+def verify(run_id: str | None = RunId, state: Path = StateDirectory, database: str | None = Database) -> None:
     """Check ledgers: every row follows the one before it, and every round that could release something is charged."""
     from quorate.errors import VerificationFailed
     from quorate.server.store import opened
 
-    with opened(state) as store:
+    with opened(state, database) as store:
         for run, book in _books(store, run_id):
             if book is None:
                 typer.echo(f"run {run.id}: no privacy is claimed, so there is no ledger")
@@ -149,21 +160,21 @@ def _calibrated(
     from quorate import privacy
     from quorate.cohorts import RingSum, Rounds, cohort_bounds
     from quorate.errors import PlanError
-    from quorate.rounds import Vector, VectorSpec
+    from quorate.rounds import SumShape, Vector, VectorSpec
 
-    spec, share = VectorSpec((Vector("delta", dimension),)), cohort / population
+    share = cohort / population
     at = privacy.default_delta(population) if delta is None else delta
     bounds = cohort_bounds(
         Rounds(count=rounds, cohort=cohort), RingSum(corrupt=corrupt, dropout=dropout), population
     )
+    shape = SumShape(VectorSpec((Vector("delta", dimension),)), bounds, ring_bits=32)
     row: dict[str, Any] = {"population": population, "cohort": cohort, "rounds": rounds}
     row |= {"noise_multiplier": None}
     row |= {"epsilon_released": None, "epsilon_server": None, "delta": at, "noise_over_signal": None}
     try:
         found = privacy.calibrate(
             privacy.DistributedGaussian(clip_norm=1.0, epsilon=epsilon),
-            spec,
-            bounds,
+            shape,
             rounds=rounds,
             delta=at,
             population=population,
@@ -172,7 +183,7 @@ def _calibrated(
         )
     except PlanError:
         return row
-    event = found.event(spec, bounds)
+    event = found.event(shape)
     sampled = privacy.TruncatedPoissonSampledEvent(population, share, bounds.largest, event, dropout)
     most = privacy.most_participations(rounds, share, population)
     assert found.noise_multiplier is not None
@@ -188,25 +199,34 @@ def _calibrated(
 @app.command()
 def explain(plan: Path = PlanFile, settings: list[str] = Settings) -> None:
     """Say in plain words what a plan protects, against whom, and what is still learned."""
+    from quorate.errors import PlanError
     from quorate.planfile import read_plan
 
     read = read_plan(plan, settings)
     from quorate import assembly, pipeline
-    from quorate.plan import RingSum
     from quorate.privacy.explanation import Situation, explain
 
+    if read.engine is not None:
+        raise PlanError(
+            f"engine.name: what the process of a {read.engine.name!r} engine releases is known once it has been made; "
+            "accepted: a plan without [engine], or `quorate privacy spent` after a run"
+        )
     population = assembly.open_fleet(read.fleet).size
     resolved = read.resolved(population)
     bounds, summing = resolved.bounds(population), resolved.secure_aggregation
     situation = Situation(
-        event=pipeline.event(resolved.terms(), bounds, population) if isinstance(summing, RingSum) else None,
+        event=pipeline.event(resolved.terms(), bounds, population),
         bounds=bounds,
+        buckets=summing.buckets,
         rounds=resolved.rounds.count,
+        participations=resolved.rounds.participations,
         population=population,
         cohort=resolved.rounds.cohort,
         delta=resolved.privacy.delta,
         budget=resolved.privacy.limit,
         clip_norm=resolved.privacy.clip_norm,
+        adaptive=getattr(resolved.privacy, "adaptive_clip", None) is not None,
+        ring_bits=resolved.terms().shape(bounds).ring_bits,
         protocol=summing.protocol,
         threat_model=getattr(summing, "threat_model", "none"),
         seeded=resolved.fleet.seed is not None,
@@ -217,10 +237,10 @@ def explain(plan: Path = PlanFile, settings: list[str] = Settings) -> None:
             typer.echo(f"  - {sentence}")
 
 
-def _ledgers(state: Path, run_id: str | None) -> Iterator[tuple[Run, Ledger | None]]:
+def _ledgers(state: Path, database: str | None, run_id: str | None) -> Iterator[tuple[Run, Ledger | None]]:
     from quorate.server.store import opened
 
-    with opened(state) as store:
+    with opened(state, database) as store:
         yield from _books(store, run_id)
 
 

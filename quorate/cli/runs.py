@@ -9,12 +9,21 @@ import typer
 
 from quorate.cli.plans import PlanFile, Settings
 
-__all__ = ["StateDirectory", "app", "run"]
+__all__ = ["Database", "StateDirectory", "app", "run"]
 
 app = typer.Typer(help="Look at runs, finished or not.", no_args_is_help=True)
 
 StateDirectory = typer.Option(
     Path(".quorate"), "--state", metavar="DIRECTORY", help="Where runs are kept.", file_okay=False
+)
+RunId = typer.Argument(..., metavar="RUN", help="The run's id, or how it begins.")
+Database = typer.Option(
+    None,
+    "--database",
+    metavar="URL",
+    envvar="QUORATE_DATABASE",
+    show_envvar=True,
+    help="A PostgreSQL database in the place of the directory's own: postgresql://USER@HOST/NAME.",
 )
 
 
@@ -22,7 +31,17 @@ def run(
     plan: Path = PlanFile,
     settings: list[str] = Settings,
     state: Path = StateDirectory,
+    database: str | None = Database,
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object, and no progress."),
+    log: Path | None = typer.Option(None, metavar="FILE.csv", help="Append a line a round to this file."),
+    tensorboard: Path | None = typer.Option(None, metavar="DIRECTORY", help="Log for TensorBoard."),
+    best: Path | None = typer.Option(
+        None, metavar="FILE.safetensors", help="Keep the parameters with the best --metric in this file."
+    ),
+    patience: int | None = typer.Option(
+        None, min=1, help="End the run when --metric has not become better for so many rounds."
+    ),
+    metric: str = typer.Option("accuracy", help="What --best and --patience look at."),
 ) -> None:
     """Run a plan to its end.
 
@@ -33,10 +52,16 @@ def run(
         from quorate.planfile import read_plan
 
         read = read_plan(plan, settings)
-        from quorate import assembly
+        from quorate import assembly, callbacks
         from quorate.cli import tables
 
-        finished = assembly.run(read, state=state, watch=(lambda report: None) if as_json else None)
+        told: list[callbacks.Callback] = []
+        told += [] if log is None else [callbacks.CsvLog(log)]
+        told += [] if tensorboard is None else [callbacks.TensorBoardLog(tensorboard)]
+        told += [] if best is None else [callbacks.KeepBest(best, metric)]
+        told += [] if patience is None else [callbacks.EarlyStopping(metric, patience)]
+        quiet = (lambda report: None) if as_json else None
+        finished = assembly.run(read, state=state, database=database, watch=quiet, callbacks=told)
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on from the last committed round", err=True)
         raise typer.Exit(130) from None
@@ -47,7 +72,10 @@ def run(
 
 
 @app.command("list")
-def list_(state: Path = StateDirectory) -> None:
+def list_(
+    state: Path = StateDirectory,
+    database: str | None = Database,
+) -> None:
     """List the runs of a state directory."""
     from rich.console import Console
     from rich.table import Table
@@ -55,7 +83,7 @@ def list_(state: Path = StateDirectory) -> None:
     from quorate.server.store import opened
 
     table = Table("run", "status", "committed rounds", "started", "terms", box=None, header_style="bold")
-    with opened(state) as store:
+    with opened(state, database) as store:
         for found in store.runs():
             table.add_row(
                 found.id, found.status, str(found.committed), found.created[:19] + "Z", found.terms_hash[:16]
@@ -65,8 +93,9 @@ def list_(state: Path = StateDirectory) -> None:
 
 @app.command()
 def show(
-    run_id: str = typer.Argument(..., metavar="RUN", help="The run's id, or how it begins."),
+    run_id: str = RunId,
     state: Path = StateDirectory,
+    database: str | None = Database,
 ) -> None:
     """Show the rounds of a run and what was published from it."""
     from rich.console import Console
@@ -74,7 +103,7 @@ def show(
 
     from quorate.server.store import opened
 
-    with opened(state) as store:
+    with opened(state, database) as store:
         found = store.run(run_id)
         rounds, versions = store.rounds(found.id), store.versions(found.id)
     console = Console()

@@ -18,10 +18,15 @@ def list_() -> None:
     from rich.table import Table
 
     from quorate import plugins
+    from quorate.errors import MissingExtra
 
     table = Table("name", "aggregation", "settings", "what it is", box=None, header_style="bold")
     for name in plugins.names("quorate.strategies"):
-        factory = plugins.find("quorate.strategies", name)
+        try:
+            factory = plugins.find("quorate.strategies", name)
+        except MissingExtra as missing:
+            table.add_row(name, "", "", str(missing))
+            continue
         made = factory()
         settings = ", ".join(f"{key}={value}" for key, value in (made.settings or {}).items())
         summary = (inspect.getdoc(factory) or "").split("\n")[0]

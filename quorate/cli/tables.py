@@ -63,7 +63,7 @@ def rows(run: FinishedRun) -> list[tuple[str, str]]:
                 "ε server",
                 f"{run.epsilon.server:.3f} (no amplification, the most frequent participant)"
                 if math.isfinite(run.epsilon.server)
-                else "not claimed: the coordinator sees sums without noise",
+                else "not claimed: what the coordinator sees has no noise",
             ),
             ("neighbours", run.epsilon.relation),
         ]

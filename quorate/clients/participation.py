@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from quorate import pipeline
 from quorate.clients.states import ClientStates
-from quorate.errors import DataError, PlanError, PolicyRefused, ProtocolViolation, QuorateError
+from quorate.errors import DataError, PlanError, PolicyRefused, ProtocolViolation, TrainingFailed
 from quorate.fleets import Client, Identities
 from quorate.plan import SecAggPlus, Terms
 from quorate.randomness import Randomness
 from quorate.rounds import Assignment, Kind, Member
-from quorate.summation import ClientSum
+from quorate.summation import ClientSum, Exposure
+from quorate.task import Task
 from quorate.wire import frames
 
 __all__ = ["Participation"]
@@ -46,6 +47,12 @@ class Participation:
         randomness: for keys, masks, rounding and noise: the operating system's on a real device.
         accepts: the member's own policy: raises `PolicyRefused` on terms or bounds that fall short.
         identities: its own identity and whom it believes to be a member, for the signed threat models.
+        exposing: told what an answer exposes before it is handed out: whoever must remember it writes it down.
+        tasks: those that are installed otherwise than as entry points, by name.
+
+    Attributes:
+        concluded: whether the round's outcome was heard.
+        declined: what was said when this member declined.
     """
 
     def __init__(
@@ -56,13 +63,17 @@ class Participation:
         randomness: Randomness,
         accepts: Callable[[Terms, Assignment], None] = lambda terms, assignment: None,
         identities: Identities | None = None,
+        exposing: Callable[[Exposure], None] = lambda exposure: None,
+        tasks: Mapping[str, Task] | None = None,
     ):
-        self._identities = identities
+        self._identities, self._exposing, self._tasks = identities, exposing, tasks or {}
+        self._exposed = Exposure.NOTHING
         self._member, self._client, self._states = member, client, states
         self._randomness, self._accepts = randomness, accepts
         self._sum: ClientSum | None = None
         self._assignment: Assignment | None = None
         self.concluded = False
+        self.declined: frames.Decline | None = None
 
     def receive(self, data: bytes) -> list[bytes]:
         """Takes a frame from the coordinator and returns the answer, if there is one.
@@ -70,7 +81,11 @@ class Participation:
         Raises:
             ProtocolViolation: the coordinator broke the protocol; this participation is over.
         """
-        match frames.decode(data):
+        return self.take(frames.decode(data))
+
+    def take(self, frame: frames.Frame) -> list[bytes]:
+        """Takes a frame that is decoded already; like `receive` otherwise."""
+        match frame:
             case Assignment() as assignment if self._assignment is None:
                 return self._begin(assignment)
             case frames.SumMessage(run, round, message) if self._sum is not None and self._is(run, round):
@@ -79,7 +94,7 @@ class Participation:
                 self._states.conclude(run, round, outcome)
                 self.concluded = True
                 return []
-            case frame:
+            case _:
                 raise ProtocolViolation(
                     f"a {type(frame).__name__} for round {frame.round} of run {frame.run} is not allowed at this "
                     "point of a participation"
@@ -88,14 +103,20 @@ class Participation:
     def _begin(self, assignment: Assignment) -> list[bytes]:
         self._assignment = assignment
         try:
-            terms = Terms.parse(assignment.terms)
+            terms = Terms.parse(assignment.terms, self._tasks)
             check_terms(terms, assignment)
             check_identity(terms, self._identities)
             self._accepts(terms, assignment)
             self._sum = self._trained(terms, assignment)
-        except (PlanError, PolicyRefused, DataError) as refusal:
-            return self._decline(refusal)
-        return self._say(self._sum.begin())
+        except PolicyRefused as refusal:
+            return self._decline(refusal.code, str(refusal))
+        except PlanError as unread:
+            return self._decline("terms", str(unread))
+        except TrainingFailed as failure:
+            return self._decline(failure.code, str(failure))
+        except DataError as unfit:
+            return self._decline("update", str(unfit))
+        return self._say(self._sum, self._sum.begin())
 
     def _trained(self, terms: Terms, assignment: Assignment) -> ClientSum:
         broadcast = assignment.broadcast
@@ -113,20 +134,24 @@ class Participation:
 
     def _continue(self, summation: ClientSum, message: bytes) -> list[bytes]:
         try:
-            return self._say(summation.receive(message))
+            return self._say(summation, summation.receive(message))
         except PolicyRefused as refusal:
-            return self._decline(refusal)
+            return self._decline(refusal.code, str(refusal))
 
-    def _say(self, message: bytes | None) -> list[bytes]:
+    def _say(self, summation: ClientSum, message: bytes | None) -> list[bytes]:
         assert self._assignment is not None
+        if summation.exposure > self._exposed:
+            self._exposed = summation.exposure
+            self._exposing(self._exposed)
         run, round = self._assignment.run, self._assignment.round
         return [] if message is None else [frames.encode(frames.SumMessage(run, round, message))]
 
-    def _decline(self, refusal: QuorateError) -> list[bytes]:
+    def _decline(self, code: str, reason: str) -> list[bytes]:
         assert self._assignment is not None
         run, round = self._assignment.run, self._assignment.round
-        log.info("%s declines round %d of run %s: %s", self._member, round, run, refusal)
-        return [frames.encode(frames.Decline(run, round, str(refusal)))]
+        log.info("%s declines round %d of run %s: %s: %s", self._member, round, run, code, reason)
+        self.declined = frames.Decline(run, round, code, reason)
+        return [frames.encode(self.declined)]
 
     def _is(self, run: str, round: int) -> bool:
         """Whether a frame belongs to this participation."""
@@ -142,17 +167,19 @@ def check_terms(terms: Terms, assignment: Assignment) -> None:
     """
     largest = terms.rounds.largest_cohort
     if largest is None or terms.bounds(largest) != assignment.bounds:
-        raise PolicyRefused(f"the cohort's bounds, {assignment.bounds}, are not those of the terms")
+        raise PolicyRefused(f"the cohort's bounds, {assignment.bounds}, are not those of the terms", "bounds")
     strategy = terms.strategy.resolve()
     if assignment.broadcast.instruction.rule != strategy.local.name:
         raise PolicyRefused(
             f"the assignment asks for the local rule {assignment.broadcast.instruction.rule!r}, "
-            f"the terms for {strategy.local.name!r}"
+            f"the terms for {strategy.local.name!r}",
+            "rule",
         )
     layout = strategy.shared(terms.task.resolve().layout)
     if assignment.broadcast.parameters.layout != layout:
         raise PolicyRefused(
-            f"the parameters are laid out as {assignment.broadcast.parameters.layout}, the terms' as {layout}"
+            f"the parameters are laid out as {assignment.broadcast.parameters.layout}, the terms' as {layout}",
+            "layout",
         )
 
 
@@ -162,10 +189,16 @@ def check_identity(terms: Terms, identities: Identities | None) -> None:
     Raises:
         PolicyRefused: with what is needed.
     """
+    if is_signed(terms) and (identities is None or identities.own is None):
+        raise PolicyRefused(
+            "the terms' threat model needs members with identities; this one is not enrolled", "identity"
+        )
+
+
+def is_signed(terms: Terms) -> bool:
+    """Whether the terms' threat model is one in which members sign."""
     summing = terms.secure_aggregation
-    signed = isinstance(summing, SecAggPlus) and summing.parameters().threat_model.signed
-    if signed and (identities is None or identities.own is None):
-        raise PolicyRefused("the terms' threat model needs members with identities; this one is not enrolled")
+    return isinstance(summing, SecAggPlus) and summing.signed
 
 
 def check_rule(client: Client, rule: str) -> None:
@@ -176,5 +209,6 @@ def check_rule(client: Client, rule: str) -> None:
     """
     if rule not in client.rules:
         raise PolicyRefused(
-            f"the plan needs the local rule {rule!r}; this client has {', '.join(sorted(client.rules))}"
+            f"the plan needs the local rule {rule!r}; this client has {', '.join(sorted(client.rules))}",
+            "rule",
         )

@@ -77,6 +77,17 @@ class ClientStates:
                     "DELETE FROM states WHERE run = ? AND round = ? AND kept = 0", (run, round)
                 )
 
+    @classmethod
+    def loaded(cls, dumped: bytes) -> ClientStates:
+        """In memory, what was `dumped`: for a process that lives for one message only."""
+        states = cls()
+        states._connection.deserialize(dumped)
+        return states
+
+    def dumped(self) -> bytes:
+        """All of it, as bytes."""
+        return self._connection.serialize()
+
     def close(self) -> None:
         """Closes the file."""
         self._connection.close()

@@ -12,24 +12,47 @@ from quorate.privacy.accounting import Epsilons, Spend, default_delta
 from quorate.privacy.calibration import calibrate, forecast, forecast_server, most_participations
 from quorate.privacy.events import (
     CentralDiscreteGaussianEvent,
+    CentralDiscreteLaplaceEvent,
     DistributedDiscreteGaussianEvent,
+    DistributedSkellamEvent,
     Event,
+    ExternalEvent,
+    LaplaceVector,
+    LocalDiscreteGaussianEvent,
     NoisyVector,
     TruncatedPoissonSampledEvent,
 )
 from quorate.privacy.ledger import Charge, Ledger, LedgerRows
-from quorate.privacy.mechanisms import CentralGaussian, DistributedGaussian, Mechanism, NoPrivacy
+from quorate.privacy.mechanisms import (
+    CentralGaussian,
+    CentralLaplace,
+    DistributedGaussian,
+    DistributedSkellam,
+    DpFtrl,
+    LocalGaussian,
+    Mechanism,
+    NoPrivacy,
+)
 
 __all__ = [
     "CentralDiscreteGaussianEvent",
+    "CentralDiscreteLaplaceEvent",
     "CentralGaussian",
+    "CentralLaplace",
     "Charge",
     "DistributedDiscreteGaussianEvent",
     "DistributedGaussian",
+    "DistributedSkellam",
+    "DistributedSkellamEvent",
+    "DpFtrl",
     "Epsilons",
     "Event",
+    "ExternalEvent",
+    "LaplaceVector",
     "Ledger",
     "LedgerRows",
+    "LocalDiscreteGaussianEvent",
+    "LocalGaussian",
     "Mechanism",
     "NoPrivacy",
     "NoisyVector",

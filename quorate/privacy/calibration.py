@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, Self, TypeVar
 
 from quorate.errors import PlanError
 from quorate.privacy.accounting import released_epsilon, server_epsilon
-from quorate.privacy.events import Event, TruncatedPoissonSampledEvent
-from quorate.privacy.mechanisms import RoundedGaussian
-from quorate.rounds import CohortBounds, VectorSpec
+from quorate.privacy.events import Event, NoisySum, TruncatedPoissonSampledEvent
+from quorate.rounds import SumShape
 
 __all__ = ["calibrate", "forecast", "forecast_server", "most_participations"]
 
-Calibrated = TypeVar("Calibrated", bound=RoundedGaussian)
+
+class _Target(Protocol):
+    """A section of the plan that says its noise by a multiplier or by the ε that it is to keep."""
+
+    @property
+    def epsilon(self) -> float | None: ...
+
+    @property
+    def limit(self) -> float | None: ...
+
+    def event(self, shape: SumShape) -> NoisySum: ...
+
+    def model_copy(self, *, update: Mapping[str, Any]) -> Self: ...
+
+
+Calibrated = TypeVar("Calibrated", bound=_Target)
 
 _LARGEST_MULTIPLIER = 64.0
 _SMALLEST_MULTIPLIER = 0.01
@@ -47,8 +61,7 @@ def most_participations(rounds: int, probability: float, population: int) -> int
 
 def calibrate(
     mechanism: Calibrated,
-    vectors: VectorSpec,
-    bounds: CohortBounds,
+    shape: SumShape,
     *,
     rounds: int,
     delta: float,
@@ -62,8 +75,7 @@ def calibrate(
 
     Args:
         mechanism: with `epsilon` set; with `noise_multiplier` set it is returned as it is.
-        vectors: what rides in the sum.
-        bounds: of the cohort; `largest` is the cap of the sampler.
+        shape: of a round's sum; `bounds.largest` is the cap of the sampler.
         rounds: how many are to be run.
         delta: of the ε.
         population: how many members there are.
@@ -71,7 +83,7 @@ def calibrate(
         dropout: see `TruncatedPoissonSampledEvent`.
 
     Raises:
-        PlanError: no noise multiplier up to 64 keeps the target; the message says what can be had.
+        PlanError: no noise multiplier up to 64 that the ring holds keeps the target; the message says what can be had.
     """
     if mechanism.epsilon is None:
         return mechanism
@@ -81,26 +93,55 @@ def calibrate(
         return mechanism.model_copy(update=values)
 
     def epsilon(multiplier: float) -> float:
-        event = at(multiplier).event(vectors, bounds)
+        event = at(multiplier).event(shape)
         if probability is None:
             return forecast(event, rounds, delta)
-        sampled = TruncatedPoissonSampledEvent(population, probability, bounds.largest, event, dropout)
+        sampled = TruncatedPoissonSampledEvent(population, probability, shape.bounds.largest, event, dropout)
         return forecast(sampled, rounds, delta)
 
-    if epsilon(_SMALLEST_MULTIPLIER) <= mechanism.epsilon:
+    def or_infinite(multiplier: float) -> float:
+        """Few coordinates in a narrow ring have coarse steps, which too little noise does not cover."""
+        try:
+            return epsilon(multiplier)
+        except PlanError:
+            return math.inf
+
+    if or_infinite(_SMALLEST_MULTIPLIER) <= mechanism.epsilon:
         return at(_SMALLEST_MULTIPLIER)
-    if epsilon(_LARGEST_MULTIPLIER) > mechanism.epsilon:
+    largest = _largest(lambda multiplier: at(multiplier).event(shape))
+    if epsilon(largest) > mechanism.epsilon:
         raise PlanError(
             f"privacy.epsilon: found {mechanism.epsilon:g}, which {rounds} rounds can't keep at delta "
-            f"{delta:.3g}: noise multiplier {_LARGEST_MULTIPLIER:g} gives {epsilon(_LARGEST_MULTIPLIER):.4g}; "
+            f"{delta:.3g}: noise multiplier {largest:.4g}, the largest here, gives {epsilon(largest):.4g}; "
             "accepted: a larger epsilon, fewer rounds, a larger population, or a smaller cohort drawn with "
             "sampling = 'poisson'"
         )
-    return at(math.ceil(_smallest(epsilon, mechanism.epsilon) * 1e4) / 1e4)
+    return at(math.ceil(_smallest(or_infinite, mechanism.epsilon, largest) * 1e4) / 1e4)
 
 
-def _smallest(epsilon: Callable[[float], float], target: float) -> float:
-    """The smallest multiplier, to 1e-4, at which a falling ε is at most the target.
+def _largest(event: Callable[[float], object]) -> float:
+    """The largest multiplier up to 64 that can be had: more may not fit the ring, or be less than a count costs."""
+
+    def can_be_had(multiplier: float) -> bool:
+        try:
+            event(multiplier)
+        except PlanError:
+            return False
+        return True
+
+    high = _LARGEST_MULTIPLIER
+    if can_be_had(high):
+        return high
+    doubled = (_SMALLEST_MULTIPLIER * 2**k for k in range(13))
+    low = next(filter(can_be_had, doubled), _SMALLEST_MULTIPLIER)
+    while high / low > 1.001:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if can_be_had(middle) else (low, middle)
+    return low - _PRECISION  # what is found is rounded up
+
+
+def _smallest(epsilon: Callable[[float], float], target: float, largest: float) -> float:
+    """The smallest multiplier, to 1e-4, at which a falling ε is at most the target, as it is at the largest.
 
     ε is nearly a power of the multiplier over a short distance: after a bracket is found by doubling, false position
     on logarithms, a little to either side in turn, closes it from both ends in a few steps.
@@ -109,13 +150,13 @@ def _smallest(epsilon: Callable[[float], float], target: float) -> float:
     def excess(multiplier: float) -> float:
         return math.log(max(epsilon(multiplier), 1e-300) / target)
 
-    low = high = 1.0
-    above = below = excess(1.0)
+    low = high = min(1.0, largest)
+    above = below = excess(low)
     while above <= 0:
         low /= 2
         above = excess(low)
     while below > 0:
-        high *= 2
+        high = min(2 * high, largest)
         below = excess(high)
     turns = itertools.count()
     while high - low > _PRECISION:

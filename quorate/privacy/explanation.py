@@ -11,7 +11,13 @@ from dataclasses import dataclass
 
 from quorate.privacy.accounting import RELATION
 from quorate.privacy.calibration import forecast, forecast_server, most_participations
-from quorate.privacy.events import Event, ExternalEvent, TruncatedPoissonSampledEvent
+from quorate.privacy.events import (
+    CentralDiscreteLaplaceEvent,
+    Event,
+    ExternalEvent,
+    LocalDiscreteGaussianEvent,
+    TruncatedPoissonSampledEvent,
+)
 from quorate.rounds import CohortBounds
 
 __all__ = ["Situation", "explain"]
@@ -23,13 +29,17 @@ class Situation:
 
     Args:
         event: of every round; None when no privacy is claimed.
-        bounds: of the cohort.
+        bounds: of a sum.
+        buckets: how many sums there are of a cohort.
         rounds: how many are planned.
+        participations: in how many of them one member can be in the sum.
         population: how many members there are.
         cohort: the expected size of a cohort.
         delta: of every ε; None when no privacy is claimed.
         budget: the `released` ε that is not passed, if there is one.
         clip_norm: the L2 bound of an update, if there is one.
+        adaptive: whether that is the first round's only, and follows the updates' norms from then on.
+        ring_bits: of the ring in which is summed; None for sums of floats.
         protocol: of the sum: `none`, `ideal` or `secagg+`.
         threat_model: of the sum.
         seeded: whether a seed makes the randomness.
@@ -37,12 +47,16 @@ class Situation:
 
     event: Event | None
     bounds: CohortBounds
+    buckets: int
     rounds: int
+    participations: int
     population: int
     cohort: int
     delta: float | None
     budget: float | None
     clip_norm: float | None
+    adaptive: bool
+    ring_bits: int | None
     protocol: str
     threat_model: str
     seeded: bool
@@ -67,12 +81,23 @@ def _protected(at: Situation) -> Iterator[str]:
         "One member's whole contribution, in every round: runs with it and runs in which it is replaced by zero can "
         f"hardly be told apart ({RELATION}). Everything that is summed is in the account; nothing else is sent."
     )
-    yield f"An update counts for a length (L2) of {at.clip_norm:g} at most, whatever a member's data are."
     inner = at.event.event if isinstance(at.event, TruncatedPoissonSampledEvent) else at.event
+    norm = "sum of sizes (L1)" if isinstance(inner, CentralDiscreteLaplaceEvent) else "length (L2)"
+    yield f"An update counts for a {norm} of {at.clip_norm:g} at most, whatever a member's data are."
+    if at.adaptive:
+        yield (
+            "That is the first round's bound; the next ones follow the share of updates that were within it, which is "
+            "counted in the same sum, with noise of its own, and is in the account."
+        )
     if isinstance(inner, ExternalEvent):
         yield "Another library's mechanism adds the noise to the sum, in floating point, before anybody else sees it."
     elif not inner.shares:
         yield "The coordinator adds the noise to the sum, exact on the integers, before anybody else sees it."
+    elif isinstance(inner, LocalDiscreteGaussianEvent):
+        yield (
+            "Each member adds the noise that protects it to its own update, exact on the integers, and needs nobody "
+            f"else's; what is released has that of {inner.released_shares} members."
+        )
     else:
         yield (
             f"The noise in a sum is that of {inner.shares} members at least, exact on the integers; what is released "
@@ -86,19 +111,28 @@ def _against(at: Situation) -> Iterator[str]:
     if at.event is None or at.delta is None:
         yield "Nobody. " + _sum_hides(at)
         return
-    released = forecast(at.event, at.rounds, at.delta)
     sampled = isinstance(at.event, TruncatedPoissonSampledEvent)
+    released = forecast(at.event, at.rounds if sampled else at.participations, at.delta)
     how = (
         "amplified by the secret draw of the cohorts"
         if sampled
         else "without amplification: of a member in all rounds"
+        if at.participations == at.rounds
+        else f"without amplification: of a member in {at.participations} of them, which is the most that can be"
     )
     yield f"Those who see the models only: released ε {released:.3g} after {at.rounds} rounds ({how})."
+    inner = at.event.event if isinstance(at.event, TruncatedPoissonSampledEvent) else at.event
+    if isinstance(inner, CentralDiscreteLaplaceEvent):
+        yield f"One participation is worth {inner.epsilon:.3g} at δ 0 to them: with Laplace noise no δ is needed."
     share = at.cohort / at.population
     most = most_participations(at.rounds, share, at.population)
     server = forecast_server(at.event, most, at.delta)
     if math.isinf(server):
-        yield f"The coordinator: nothing is claimed, it sees sums without noise. At δ {at.delta:.3g}. {_sum_hides(at)}"
+        seen = "single updates" if at.protocol == "none" else "sums"
+        yield (
+            f"The coordinator: nothing is claimed, it sees {seen} without noise. At δ {at.delta:.3g}. "
+            + _sum_hides(at)
+        )
     else:
         yield (
             f"The coordinator and the other members: server ε {server:.3g} for the member that is drawn most often, "
@@ -111,7 +145,8 @@ def _against(at: Situation) -> Iterator[str]:
 
 def _sum_hides(at: Situation) -> str:
     if at.protocol == "none":
-        return "The coordinator sees every single update."
+        noisy = ", with that member's own noise" if _clients_add_noise(at.event) else ""
+        return f"The coordinator sees every single update{noisy}."
     if at.protocol == "ideal":
         return "The sum is a simulation's: nothing hides single updates from whoever runs it."
     return (
@@ -121,16 +156,24 @@ def _sum_hides(at: Situation) -> str:
 
 
 def _learned(at: Situation) -> Iterator[str]:
-    if at.protocol == "none":
+    if at.protocol == "none" and _clients_add_noise(at.event):
+        yield "Every update, with the noise of the member that sent it."
+    elif at.protocol == "none":
         yield "Every update, and from it possibly single examples of a member's data."
     else:
         noisy = "the noisy sum" if _clients_add_noise(at.event) else "the exact sum"
-        yield f"Of the updates: {noisy} of each round, and nothing else if its promises hold."
+        of = "each round" if at.buckets == 1 else f"each of {at.buckets} random buckets of each cohort"
+        yield f"Of the updates: {noisy} of {of}, and nothing else if its promises hold."
     yield "Who was drawn, took part and survived; when each answered; in which phase each dropped out; refusals."
 
 
 def _open(at: Situation) -> Iterator[str]:
     yield "What is true of many members is learned: that is what the model is for."
+    if at.event is not None and at.ring_bits is not None:
+        yield (
+            f"Sums are taken modulo 2^{at.ring_bits}; one in 2^40 or fewer may wrap, which would spoil a round of the "
+            "model and tell nothing."
+        )
     if at.event is None:
         yield "A crafted model can isolate examples in a sum, and sums of overlapping cohorts can be differenced."
     else:

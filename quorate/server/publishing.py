@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quorate.artifacts.manifest import Cohort, Privacy
-from quorate.artifacts.programs import Program, dense_network
+from quorate.artifacts.programs import Program, dense_network, from_graph
+from quorate.engine import RunState
 from quorate.plan import Plan, Publish, SecAggPlus
 from quorate.privacy import Epsilons
-from quorate.server.checkpoints import RunState
 from quorate.server.coordinator import RoundReport
+from quorate.server.faults import Point, passing
+from quorate.server.records import Run
 from quorate.server.registry import Provenance, Registry, Version
-from quorate.server.store import Run, Store
-from quorate.task import Task
+from quorate.server.store import Store
+from quorate.task import OnnxGraph, Task
 
 __all__ = ["PublishWhenDue", "publish"]
 
@@ -50,10 +52,10 @@ def publish(
         RegistryError: the registry can't be written.
         DataError: the parameters are not finite.
     """
-    bounds, summing = plan.bounds(population), plan.secure_aggregation
-    summation = summing.protocol + (f", {summing.threat_model}" if isinstance(summing, SecAggPlus) else "")
+    bounds = plan.bounds(population)
+    mechanism, summation = _protection(plan, private=epsilons is not None)
     privacy = Privacy(
-        mechanism=plan.privacy.mechanism,
+        mechanism=mechanism,
         neighbours=None if epsilons is None else epsilons.relation,
         epsilon_released=None if epsilons is None else f"{epsilons.released:.6g}",
         epsilon_server=None
@@ -78,9 +80,24 @@ def publish(
     )
 
 
+def _protection(plan: Plan, private: bool) -> tuple[str, str]:
+    """The mechanism of privacy, and how updates were summed; with an engine of another framework, its name."""
+    if plan.engine is not None:
+        return plan.engine.name if private else "none", plan.engine.name
+    summing = plan.secure_aggregation
+    threat_model = f", {summing.threat_model}" if isinstance(summing, SecAggPlus) else ""
+    buckets = f", {summing.buckets} buckets" if summing.buckets > 1 else ""
+    return plan.privacy.mechanism, summing.protocol + threat_model + buckets
+
+
 def program(task: Task) -> Program:
-    """The servable program of a task."""
-    return dense_network(task.model.program_spec())
+    """The servable program of a task.
+
+    Raises:
+        PlanError: its model can't be served.
+    """
+    spec = task.model.program_spec()
+    return from_graph(spec, task.layout) if isinstance(spec, OnnxGraph) else dense_network(spec)
 
 
 @dataclass(frozen=True)
@@ -103,19 +120,36 @@ class PublishWhenDue:
         """Publishes the state after a round, if it is due."""
         self._publish(state, report.number, report.metrics, report.epsilons)
 
-    def catch_up(self, state: RunState, epsilons: Epsilons | None) -> None:
-        """Publishes the last committed state, if it is due and an earlier process did not come to that."""
+    def catch_up(self, state: RunState, epsilons: Epsilons | None, last: bool = False) -> None:
+        """Publishes the last committed state, if it is due and was not published yet.
+
+        Args:
+            state: the last committed one.
+            epsilons: spent until then.
+            last: whether no round will follow, though the plan has more.
+        """
         committed = [r for r in self.store.rounds(self.run.id) if r.status == "committed"]
         if committed:
-            self._publish(state, committed[-1].number, committed[-1].metrics, epsilons)
+            self._publish(state, committed[-1].number, committed[-1].metrics, epsilons, last)
 
     def _publish(
-        self, state: RunState, round: int, metrics: Mapping[str, float], epsilons: Epsilons | None
+        self,
+        state: RunState,
+        round: int,
+        metrics: Mapping[str, float],
+        epsilons: Epsilons | None,
+        last: bool = False,
     ) -> None:
         target = self.plan.publish
         if target is None:
             return
-        last = state.version == self.plan.rounds.count
-        if last or (target.every and state.version % target.every == 0):
-            version = publish(target, self.plan, self.run, self.population, round, state, metrics, epsilons)
+        if (
+            last
+            or state.version == self.plan.rounds.count
+            or (target.every and state.version % target.every == 0)
+        ):
+            with passing(Point.PUBLISH):
+                version = publish(
+                    target, self.plan, self.run, self.population, round, state, metrics, epsilons
+                )
             self.store.record_version(self.run.id, round, target.registry, target.model, version.number)

@@ -6,17 +6,32 @@ carries the frames, and keeps connections between rounds, is the transport's bus
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
+from quorate.endorsement import Endorsement
 from quorate.errors import ProtocolViolation
 from quorate.fleets import Ability, Enrolment, Identities, Population
 from quorate.rounds import Assignment, Close, Closed, Member, Outcome
+from quorate.server.faults import Point, passing
 from quorate.server.sessions import drive
 from quorate.summation import Lost, Message, Sink, Summation, Transport
 from quorate.wire import frames
 
-__all__ = ["RemoteFleet"]
+__all__ = ["RemoteFleet", "Watch"]
+
+
+class Watch:
+    """Is told what happens in a round while it happens, and does nothing with it; see `quorate.server.metrics`."""
+
+    def closed(self, run: str, phase: str, seconds: float, lost: int) -> None:
+        """A phase of the sum ended."""
+
+    def declined(self, run: str, code: str) -> None:
+        """A member declined."""
 
 
 class RemoteFleet:
@@ -27,6 +42,8 @@ class RemoteFleet:
         population: who can be selected.
         held_out: the server's own data for evaluation, if it has any.
         enrolment: who is a member, where members have identities.
+        endorse: signs the terms, for members that ask for a signer; None: nobody stands behind them.
+        watch: see `Watch`.
     """
 
     simulated = False
@@ -37,13 +54,14 @@ class RemoteFleet:
         population: Population,
         held_out: Any = None,
         enrolment: Enrolment | None = None,
+        endorse: Callable[[bytes], Endorsement] | None = None,
+        watch: Watch | None = None,
     ):
+        self._endorse, self._watch = endorse, watch or Watch()
         self._transport, self._population, self._held_out = transport, population, held_out
         self.identities = None if enrolment is None else Identities(enrolment)
         own = {Ability.IDENTITIES} if enrolment is not None else set()
         self.abilities = frozenset({Ability.SECURE, Ability.SINGLE_UPDATES, Ability.CLIENT_STATE, *own})
-        self._taking_part: dict[tuple[str, int], tuple[Member, ...]] = {}
-        self._survivors: dict[tuple[str, int], frozenset[Member]] = {}
 
     def population(self) -> Population:
         """Who can be selected."""
@@ -52,24 +70,29 @@ class RemoteFleet:
     def collect(self, assignment: Assignment, summation: Summation, sink: Sink, close: Close) -> Closed:
         """Sends the assignment to the cohort and drives the sum."""
         key = assignment.run, assignment.round
-        self._taking_part[key] = assignment.members
+        if self._endorse is not None:
+            assignment = dataclasses.replace(assignment, endorsement=self._endorse(assignment.terms))
         frame = frames.encode(assignment)
         for member in assignment.members:
-            self._transport.send(member, frame)
-        channel = _Framed(self._transport, *key, frozenset(assignment.members))
+            with passing(Point.SEND_ASSIGNMENT):
+                self._transport.send(member, frame)
+        channel = _Framed(self._transport, *key, frozenset(assignment.members), self._watch)
         lost = drive(
-            summation.server(sink), channel, assignment.members, assignment.deadlines, summation.journal
+            summation.server(sink),
+            channel,
+            assignment.members,
+            assignment.deadlines,
+            summation.journal,
+            close,
+            partial(self._watch.closed, assignment.run),
         )
-        survivors = sink.result().survivors
-        self._survivors[key] = frozenset(survivors)
-        return Closed(survivors=survivors, lost=lost, refused=channel.refused)
+        return Closed(survivors=sink.result().survivors, lost=lost, refused=channel.refused)
 
-    def conclude(self, run: str, round: int, outcome: Outcome) -> None:
-        """Tells those who took part; for those whose update is not in the sum, the round was as good as aborted."""
-        survivors = self._survivors.pop((run, round), frozenset())
-        for member in self._taking_part.pop((run, round), ()):
-            own = outcome if member in survivors else Outcome.ABORTED
-            self._transport.send(member, frames.encode(frames.Conclusion(run, round, own)))
+    def conclude(self, run: str, round: int, outcomes: Mapping[Member, Outcome]) -> None:
+        """Sends each member its outcome."""
+        for member, outcome in outcomes.items():
+            with passing(Point.SEND_OUTCOME):
+                self._transport.send(member, frames.encode(frames.Conclusion(run, round, outcome)))
 
     def held_out(self) -> Any:
         """The server's own data."""
@@ -82,8 +105,16 @@ class RemoteFleet:
 class _Framed:
     """The summation's transport inside another: only the cohort is heard, and only with what is of this round."""
 
-    def __init__(self, transport: Transport, run: str, round: int, members: frozenset[Member]):
+    def __init__(
+        self,
+        transport: Transport,
+        run: str,
+        round: int,
+        members: frozenset[Member],
+        watch: Watch,
+    ):
         self._transport, self._run, self._round, self._members = transport, run, round, members
+        self._watch = watch
         self.refused: Counter[str] = Counter()
 
     def send(self, member: Member, data: bytes) -> None:
@@ -104,7 +135,8 @@ class _Framed:
         match frame:
             case frames.SumMessage(data=data):
                 return Message(event.member, data)
-            case frames.Decline(reason=reason):
-                self.refused[reason] += 1
+            case frames.Decline(code=code, reason=reason):
+                self.refused[code] += 1
+                self._watch.declined(self._run, code)
                 return Lost(event.member, reason)
         return Lost(event.member, f"a {type(frame).__name__} is not for a coordinator")

@@ -9,7 +9,22 @@ try:
 except ImportError as error:
     raise MissingExtra("server", "running a coordinator") from error
 
-__all__ = ["CHECKPOINTS", "LEDGER", "METADATA", "ROUNDS", "RUNS", "VERSIONS", "sa"]
+__all__ = [
+    "AUTHORITY",
+    "CHECKPOINTS",
+    "HOSTED",
+    "LEDGER",
+    "LOG",
+    "METADATA",
+    "PARTICIPATIONS",
+    "PARTIES",
+    "ROUNDS",
+    "RUNS",
+    "TOKENS",
+    "VERSIONS",
+    "WRITER",
+    "sa",
+]
 
 METADATA = sa.MetaData()
 
@@ -40,6 +55,15 @@ ROUNDS = sa.Table(
     sa.Column("epsilons", sa.Text),
     sa.Column("reason", sa.Text),
 )
+PARTICIPATIONS = sa.Table(
+    "participations",
+    METADATA,
+    sa.Column("run", sa.String, primary_key=True),
+    sa.Column("round", sa.Integer, primary_key=True),
+    sa.Column("member", sa.String, primary_key=True),
+    sa.Column("in_sum", sa.Boolean, nullable=False),
+    sa.ForeignKeyConstraint(["run", "round"], ["rounds.run", "rounds.number"]),
+)
 CHECKPOINTS = sa.Table(
     "checkpoints",
     METADATA,
@@ -54,6 +78,13 @@ LEDGER = sa.Table(
     sa.Column("sequence", sa.Integer, primary_key=True),
     sa.Column("entry", sa.LargeBinary, nullable=False),
 )
+HOSTED = sa.Table(
+    "hosted",
+    METADATA,
+    sa.Column("run", sa.ForeignKey("runs.id"), primary_key=True),
+    sa.Column("plan", sa.Text, nullable=False),
+    sa.Column("wanted", sa.String, nullable=False),  # running, paused, stopped
+)
 VERSIONS = sa.Table(
     "versions",
     METADATA,
@@ -62,4 +93,44 @@ VERSIONS = sa.Table(
     sa.Column("registry", sa.String, primary_key=True),
     sa.Column("model", sa.String, nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
+)
+
+WRITER = sa.Table(
+    "writer",
+    METADATA,
+    sa.Column("only", sa.Integer, primary_key=True, autoincrement=False),  # there is one row, 0
+    sa.Column("term", sa.Integer, nullable=False),  # counts who has been the one that writes
+)
+
+# The authority's tables are in a database of its own: it may be somebody else's than the coordinator's.
+AUTHORITY = sa.MetaData()
+
+TOKENS = sa.Table(
+    "tokens",
+    AUTHORITY,
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("created", sa.String, nullable=False),
+    sa.Column("expires", sa.String, nullable=False),
+    sa.Column("used", sa.String),
+    sa.Column("party", sa.String),
+)
+PARTIES = sa.Table(
+    "parties",
+    AUTHORITY,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("place", sa.Integer, nullable=False, unique=True),  # of its enrolment in the log
+    sa.Column("role", sa.String, nullable=False),
+    sa.Column("hosts", sa.Text, nullable=False),  # separated by spaces
+    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("enrolled", sa.String, nullable=False),
+    sa.Column("expires", sa.String, nullable=False),
+    sa.Column("revoked", sa.Text),
+)
+LOG = sa.Table(
+    "log",
+    AUTHORITY,
+    sa.Column("place", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
 )

@@ -8,132 +8,56 @@ every round it had open. A committed round's checkpoint replaces the one before 
 from __future__ import annotations
 
 import datetime
-import fcntl
 import json
 import os
 import secrets
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from quorate.errors import StateError
-from quorate.rounds import Outcome
-from quorate.server.schema import CHECKPOINTS, LEDGER, METADATA, ROUNDS, RUNS, VERSIONS, sa
+from quorate.rounds import Member, Outcome
+from quorate.server.faults import Point
+from quorate.server.journal import LedgerTable, RoundJournal
+from quorate.server.records import Round, Run, RunStatus
+from quorate.server.schema import CHECKPOINTS, HOSTED, PARTICIPATIONS, ROUNDS, RUNS, VERSIONS, sa
+from quorate.server.state_database import StateDatabase
 
-__all__ = ["LedgerTable", "Round", "RoundJournal", "Run", "RunStatus", "Store", "opened"]
-
-
-class RunStatus:
-    """The states of a run."""
-
-    OPEN = "open"
-    FINISHED = "finished"
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run as the store knows it.
-
-    Args:
-        id: a random name.
-        terms_hash: SHA-256 of the terms, hex: the key by which a run is found again.
-        terms: the exact bytes.
-        simulated: whether a seed made its randomness, so that its ε protects nobody.
-        status: see `RunStatus`.
-        created: UTC, ISO 8601.
-        committed: the number of committed rounds.
-    """
-
-    id: str
-    terms_hash: str
-    terms: bytes
-    simulated: bool
-    status: str
-    created: str
-    committed: int
-
-
-@dataclass(frozen=True)
-class Round:
-    """A round as the store knows it.
-
-    Args:
-        number: counts from 1, aborted rounds included.
-        base_version: how many rounds had been committed when it was opened.
-        status: `open`, `committed` or `aborted`.
-        revealing: whether something of a client's data can have been released.
-        opened: UTC, ISO 8601.
-        closed: likewise; None while it is open.
-        cohort: how many members were selected.
-        survivors: how many are in the sum; for the coordinator's operator, it is never published.
-        lost: how many members were lost, by phase.
-        metrics: of the model that the round left.
-        epsilons: `released` and `server` as they stood after the round; empty when no privacy is claimed.
-        reason: why it was aborted.
-    """
-
-    number: int
-    base_version: int
-    status: str
-    revealing: bool
-    opened: str
-    closed: str | None
-    cohort: int | None
-    survivors: int | None
-    lost: Mapping[str, int]
-    metrics: Mapping[str, float]
-    epsilons: Mapping[str, float]
-    reason: str | None
+__all__ = ["Store", "opened"]
 
 
 class Store:
-    """A state directory: `quorate.sqlite` and a lock. One process writes at a time; any number may read.
+    """The state of a coordinator: one process writes at a time; any number may read.
 
     Args:
-        directory: made if it is not there; None keeps everything in memory.
-        exclusive: take the writer's lock, until `close`.
+        directory: made if it is not there; None keeps no files.
+        database: `postgresql://…`; None for `quorate.sqlite` in the directory, or in memory without one.
+        exclusive: to write; False only reads.
 
     Raises:
-        StateError: another process holds the lock, or the directory can't be used.
+        StateError: another process writes there, or the directory or the database can't be used.
     """
 
-    def __init__(self, directory: str | os.PathLike[str] | None, *, exclusive: bool = True):
+    def __init__(
+        self,
+        directory: str | os.PathLike[str] | None,
+        *,
+        database: str | None = None,
+        exclusive: bool = True,
+    ):
         self.directory = None if directory is None else Path(directory)
-        self._lock: int | None = None
-        if self.directory is None:
-            self._engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
-        else:
-            try:
-                self.directory.mkdir(parents=True, exist_ok=True)
-                if exclusive:
-                    self._lock = _take_lock(self.directory / "lock")
-            except OSError as error:
-                raise StateError(f"the state directory {directory} can't be used: {error}") from error
-            self._engine = sa.create_engine(f"sqlite:///{self.directory / 'quorate.sqlite'}")
-            sa.event.listen(self._engine, "connect", _make_durable)
-        try:
-            METADATA.create_all(self._engine)
-        except sa.exc.DatabaseError as error:
-            self.close()
-            raise StateError(f"the state in {directory} can't be used: {error.orig}") from error
+        self._database = StateDatabase(self.directory, database, exclusive=exclusive)
 
     def close(self) -> None:
-        """Closes the database and gives the lock back."""
-        self._engine.dispose()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        """Closes the database; another process may write there then."""
+        self._database.close()
 
     # --- runs
 
     def open_run(self, terms: bytes, terms_hash: str, *, simulated: bool) -> Run:
         """The run with these terms: the one that exists, or a new one."""
-        with self._transaction() as connection:
+        with self._database.writing(Point.OPEN_RUN) as connection:
             row = connection.execute(sa.select(RUNS.c.id).where(RUNS.c.terms_hash == terms_hash)).first()
             if row is None:
                 connection.execute(
@@ -167,7 +91,7 @@ class Store:
 
     def finish(self, run: str) -> None:
         """Marks the run as finished."""
-        self._write(RUNS.update().where(RUNS.c.id == run).values(status=RunStatus.FINISHED))
+        self._write(Point.FINISH_RUN, RUNS.update().where(RUNS.c.id == run).values(status=RunStatus.FINISHED))
 
     def _find(self, where: Any) -> list[Run]:
         committed = (
@@ -176,7 +100,7 @@ class Store:
             .scalar_subquery()
         )
         query = sa.select(RUNS, committed.label("committed")).where(where).order_by(RUNS.c.created, RUNS.c.id)
-        with self._transaction() as connection:
+        with self._database.reading() as connection:
             return [
                 Run(
                     id=row.id,
@@ -190,11 +114,33 @@ class Store:
                 for row in connection.execute(query)
             ]
 
+    def host(self, run: str, plan: str, wanted: str) -> None:
+        """Notes that a coordinator is to run this run, by the plan's text, whenever it is up.
+
+        Args:
+            run: its id.
+            plan: TOML; it replaces an earlier one of the same terms.
+            wanted: `running`, `paused` or `stopped`.
+        """
+        with self._database.writing(Point.HOST_RUN) as connection:
+            connection.execute(HOSTED.delete().where(HOSTED.c.run == run))
+            connection.execute(HOSTED.insert().values(run=run, plan=plan, wanted=wanted))
+
+    def want(self, run: str, wanted: str) -> None:
+        """Notes what is wanted of a hosted run from now on."""
+        self._write(Point.WANT_RUN, HOSTED.update().where(HOSTED.c.run == run).values(wanted=wanted))
+
+    def hosted(self) -> dict[str, tuple[str, str]]:
+        """By run: the plan's text, and what is wanted of it."""
+        query = sa.select(HOSTED).join_from(HOSTED, RUNS).order_by(RUNS.c.created, RUNS.c.id)
+        with self._database.reading() as connection:
+            return {row.run: (row.plan, row.wanted) for row in connection.execute(query)}
+
     # --- rounds
 
     def open_round(self, run: str, base_version: int) -> int:
         """Opens a round under a number that was never used before in the run, and returns the number (from 1)."""
-        with self._transaction() as connection:
+        with self._database.writing(Point.OPEN_ROUND) as connection:
             last = connection.scalar(sa.select(sa.func.max(ROUNDS.c.number)).where(ROUNDS.c.run == run))
             number = (last or 0) + 1
             connection.execute(
@@ -209,6 +155,13 @@ class Store:
             )
         return number
 
+    def assign(self, run: str, number: int, members: Collection[Member]) -> None:
+        """Notes a round's cohort, before anything is sent to it: none of them is in a sum yet."""
+        rows = [{"run": run, "round": number, "member": member, "in_sum": False} for member in members]
+        if rows:
+            with self._database.writing(Point.ASSIGN) as connection:
+                connection.execute(PARTICIPATIONS.insert(), rows)
+
     def commit(
         self,
         run: str,
@@ -217,13 +170,13 @@ class Store:
         version: int,
         state: bytes,
         cohort: int,
-        survivors: int,
+        survivors: Collection[Member],
         lost: Mapping[str, int],
         metrics: Mapping[str, float],
         epsilons: Mapping[str, float],
     ) -> None:
-        """Closes the round as committed and replaces the checkpoint, in one transaction."""
-        with self._transaction() as connection:
+        """Closes the round as committed, notes who is in the sum, and replaces the checkpoint, in one transaction."""
+        with self._database.writing(Point.COMMIT) as connection:
             changed = connection.execute(
                 ROUNDS.update()
                 .where(ROUNDS.c.run == run, ROUNDS.c.number == number, ROUNDS.c.status == "open")
@@ -231,7 +184,7 @@ class Store:
                     status=Outcome.COMMITTED.value,
                     closed=_now(),
                     cohort=cohort,
-                    survivors=survivors,
+                    survivors=len(survivors),
                     lost=json.dumps(dict(lost)),
                     metrics=json.dumps(dict(metrics)),
                     epsilons=json.dumps(dict(epsilons)),
@@ -239,21 +192,33 @@ class Store:
             )
             if changed.rowcount != 1:
                 raise StateError(f"round {number} of run {run} is not open")
+            if survivors:
+                connection.execute(
+                    PARTICIPATIONS.update()
+                    .where(
+                        PARTICIPATIONS.c.run == run,
+                        PARTICIPATIONS.c.round == number,
+                        PARTICIPATIONS.c.member == sa.bindparam("survivor"),
+                    )
+                    .values(in_sum=True),
+                    [{"survivor": member} for member in survivors],
+                )
             connection.execute(CHECKPOINTS.delete().where(CHECKPOINTS.c.run == run))
             connection.execute(CHECKPOINTS.insert().values(run=run, version=version, state=state))
 
     def abort(self, run: str, number: int, reason: str) -> None:
         """Closes the round as aborted."""
         self._write(
+            Point.ABORT,
             ROUNDS.update()
             .where(ROUNDS.c.run == run, ROUNDS.c.number == number, ROUNDS.c.status == "open")
-            .values(status=Outcome.ABORTED.value, closed=_now(), reason=reason)
+            .values(status=Outcome.ABORTED.value, closed=_now(), reason=reason),
         )
 
     def rounds(self, run: str) -> list[Round]:
         """All rounds of a run, in order."""
         query = sa.select(ROUNDS).where(ROUNDS.c.run == run).order_by(ROUNDS.c.number)
-        with self._transaction() as connection:
+        with self._database.reading() as connection:
             return [
                 Round(
                     number=row.number,
@@ -272,26 +237,75 @@ class Store:
                 for row in connection.execute(query)
             ]
 
+    def members_in_sums(self, run: str, last: int) -> set[Member]:
+        """Who is in the sum of any of the last committed rounds, `last` in number."""
+        recent = (
+            sa.select(ROUNDS.c.number)
+            .where(ROUNDS.c.run == run, ROUNDS.c.status == Outcome.COMMITTED.value)
+            .order_by(ROUNDS.c.number.desc())
+            .limit(last)
+        )
+        query = sa.select(PARTICIPATIONS.c.member).where(
+            PARTICIPATIONS.c.run == run, PARTICIPATIONS.c.in_sum, PARTICIPATIONS.c.round.in_(recent)
+        )
+        with self._database.reading() as connection:
+            return set(connection.execute(query).scalars())
+
+    def outcomes(self, run: str, number: int) -> dict[Member, Outcome]:
+        """How a round ended for each member of its cohort; empty while it is open, or if nobody was asked.
+
+        Committed for those whose updates are in the sum of a committed round; for everybody else the round was as
+        good as aborted.
+        """
+        return dict(self._ended(run, number, sa.true()))
+
+    def outcome(self, run: str, number: int, member: Member) -> Outcome | None:
+        """How a round ended for one member; None while it is open, or if the member was not in its cohort."""
+        return dict(self._ended(run, number, PARTICIPATIONS.c.member == member)).get(member)
+
+    def is_open(self, run: str, number: int) -> bool:
+        """Whether a round is under way."""
+        query = sa.select(ROUNDS.c.status).where(ROUNDS.c.run == run, ROUNDS.c.number == number)
+        with self._database.reading() as connection:
+            return bool(connection.scalar(query) == "open")
+
+    def _ended(self, run: str, number: int, where: Any) -> list[tuple[Member, Outcome]]:
+        query = (
+            sa.select(PARTICIPATIONS.c.member, PARTICIPATIONS.c.in_sum, ROUNDS.c.status)
+            .join_from(PARTICIPATIONS, ROUNDS)
+            .where(
+                PARTICIPATIONS.c.run == run,
+                PARTICIPATIONS.c.round == number,
+                ROUNDS.c.status != "open",
+                where,
+            )
+        )
+        with self._database.reading() as connection:
+            return [
+                (row.member, Outcome(row.status) if row.in_sum else Outcome.ABORTED)
+                for row in connection.execute(query)
+            ]
+
     def checkpoint(self, run: str) -> tuple[int, bytes] | None:
         """The number of committed rounds and the state after the last of them; None before the first."""
-        with self._transaction() as connection:
+        with self._database.reading() as connection:
             row = connection.execute(sa.select(CHECKPOINTS).where(CHECKPOINTS.c.run == run)).first()
         return None if row is None else (row.version, row.state)
 
     def journal(self, run: str, number: int) -> RoundJournal:
         """The write-ahead journal of a round."""
-        return RoundJournal(self, run, number)
+        return RoundJournal(self._database, run, number)
 
     def ledger(self, run: str) -> LedgerTable:
         """The rows of a run's ledger."""
-        return LedgerTable(self, run)
+        return LedgerTable(self._database, run)
 
     # --- versions
 
     def record_version(self, run: str, round: int, registry: str, model: str, version: int) -> None:
         """Notes that the state after a round was published; the registry is what counts, this only refers to it."""
         values = {"run": run, "round": round, "registry": registry, "model": model, "version": version}
-        with self._transaction() as connection:
+        with self._database.writing(Point.VERSION) as connection:
             connection.execute(
                 VERSIONS.delete().where(
                     VERSIONS.c.run == run, VERSIONS.c.round == round, VERSIONS.c.registry == registry
@@ -302,118 +316,26 @@ class Store:
     def versions(self, run: str) -> list[Mapping[str, Any]]:
         """What was published: round, registry, model and version, in order."""
         query = sa.select(VERSIONS).where(VERSIONS.c.run == run).order_by(VERSIONS.c.round)
-        with self._transaction() as connection:
+        with self._database.reading() as connection:
             return [dict(row._mapping) for row in connection.execute(query)]
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
-        with _uninterrupted(), self._engine.begin() as connection:
-            yield connection
-
-    def _write(self, statement: sa.Executable) -> None:
-        with self._transaction() as connection:
+    def _write(self, point: Point, statement: sa.Executable) -> None:
+        with self._database.writing(point) as connection:
             connection.execute(statement)
 
 
-@dataclass(frozen=True)
-class RoundJournal:
-    """See `quorate.rounds.Journal`: what is written before the round can reveal anything."""
-
-    store: Store
-    run: str
-    number: int
-
-    def revealing(self) -> None:
-        """Durable when it returns; the round's charge can't be refunded any more.
-
-        Raises:
-            StateError: the round is not open: nothing of it may be revealed.
-        """
-        with self.store._transaction() as connection:
-            changed = connection.execute(
-                ROUNDS.update()
-                .where(ROUNDS.c.run == self.run, ROUNDS.c.number == self.number, ROUNDS.c.status == "open")
-                .values(revealing=True)
-            )
-            if changed.rowcount != 1:
-                raise StateError(f"round {self.number} of run {self.run} is not open")
-
-
-@dataclass(frozen=True)
-class LedgerTable:
-    """The ledger's rows: they are only ever appended."""
-
-    store: Store
-    run: str
-
-    def append(self, entry: bytes) -> None:
-        """Adds a row, durably."""
-        with self.store._transaction() as connection:
-            last = connection.scalar(
-                sa.select(sa.func.max(LEDGER.c.sequence)).where(LEDGER.c.run == self.run)
-            )
-            connection.execute(LEDGER.insert().values(run=self.run, sequence=(last or 0) + 1, entry=entry))
-
-    def entries(self) -> Sequence[bytes]:
-        """All rows, in order."""
-        query = sa.select(LEDGER.c.entry).where(LEDGER.c.run == self.run).order_by(LEDGER.c.sequence)
-        with self.store._transaction() as connection:
-            return list(connection.scalars(query))
-
-
 @contextmanager
-def opened(directory: str | os.PathLike[str]) -> Iterator[Store]:
-    """A store to read from.
+def opened(directory: str | os.PathLike[str], database: str | None = None) -> Iterator[Store]:
+    """A store to read from; see `Store`.
 
     Raises:
-        StateError: there is none in the directory.
+        StateError: there is none.
     """
-    if not (Path(directory) / "quorate.sqlite").exists():
-        raise StateError(
-            f"there is no state in {directory}: no run was made there (--state names another directory)"
-        )
-    store = Store(directory, exclusive=False)
+    store = Store(directory, database=database, exclusive=False)
     try:
         yield store
     finally:
         store.close()
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits until the block is left: a transaction is there or not, and nobody asks which."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
-    came: list[FrameType | None] = []
-    signal.signal(signal.SIGINT, lambda number, frame: came.append(frame))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if came:
-        before(signal.SIGINT, came[0])
-
-
-def _take_lock(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise StateError(
-            f"the state directory {path.parent} is in use by another process; "
-            "wait for it, or use another directory"
-        ) from None
-    return descriptor
-
-
-def _make_durable(connection: Any, _record: Any) -> None:
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
 
 
 def _now() -> str:

@@ -8,144 +8,137 @@ phases that matter.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
+
+from quorate.clients.adapters.examples import Examples
 from quorate.clients.states import ClientStates
-from quorate.errors import PlanError, QuorumNotReached
+from quorate.errors import QuorumNotReached
 from quorate.fleets import Ability, Identities
-from quorate.parts import find_part
-from quorate.plan import FleetSection, Plan
+from quorate.plan import Plan, SecAggPlus
 from quorate.privacy.secagg import AnyKey, Ed25519Identity
 from quorate.randomness import Randomness, generator
 from quorate.rounds import Assignment, Close, Closed, Member, Outcome
 from quorate.server.sessions import drive
+from quorate.simulations.clock import Clock, Work
 from quorate.simulations.datasets import FederatedDataset
-from quorate.simulations.engines.choice import ENGINES, make_engine
+from quorate.simulations.engines.choice import make_engine
 from quorate.simulations.engines.contract import Order
+from quorate.simulations.traces import Traces
 from quorate.simulations.transport import InProcess
 from quorate.summation import Sink, Summation
 
-__all__ = ["SimulatedFleet", "Simulation", "simulation"]
+__all__ = ["Parts", "SimulatedFleet"]
 
+_NO_MESSAGE = 0
 _MESSAGES_BEFORE_MASKING = 2  # advertise, share
 _MESSAGES_BEFORE_UNMASKING = 3  # … and the masked input
+_PHASES_AFTER_MASKING = 2  # consistency, unmask
+_CLOCK = ""  # among the states: no member has this name
 
 
-@dataclass(frozen=True)
-class Simulation:
-    """What a simulated fleet is made of.
+class Parts(Protocol):
+    """What the fleet is made of; see `quorate.simulations.source.Simulation`."""
 
-    Args:
-        data: the clients' data, and the server's held-out data.
-        drop_before_masking: the probability that a member of a cohort falls silent before its masked input.
-        drop_before_unmasking: … and after it, before the unmasking.
-        seed: makes a run repeatable, and its ε a simulated one; None draws from the operating system.
-        engine: how the clients are trained: `sequential`, `vectorised`, `processes`, or `auto`, which picks one of
-            them and says why in the log. It changes a seeded model by the order of floating-point sums only.
-        workers: of `processes`; None: one a core.
-    """
-
-    data: FederatedDataset
-    drop_before_masking: float = 0.0
-    drop_before_unmasking: float = 0.0
-    seed: int | None = None
-    engine: str = "auto"
-    workers: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise PlanError(f"engine: found {self.engine!r}, accepted: {', '.join(ENGINES)}")
-        if self.workers is not None and self.workers < 1:
-            raise PlanError(f"workers: found {self.workers}, accepted: at least 1")
-        for name in ("drop_before_masking", "drop_before_unmasking"):
-            if not 0 <= getattr(self, name) < 1:
-                raise PlanError(f"{name}: found {getattr(self, name)}, accepted: at least 0 and below 1")
+    @property
+    def data(self) -> FederatedDataset:
+        """The clients' data, and the server's."""
+        ...
 
     @property
     def size(self) -> int:
-        """How many clients there are."""
-        return len(self.data)
+        """How many clients a cohort is drawn from, at least."""
+        ...
 
-    def section(self) -> FleetSection:
-        """How the fleet stands in a plan."""
-        return FleetSection(kind="simulation", seed=self.seed)
+    @property
+    def drop_before_masking(self) -> float:
+        """A probability."""
+        ...
 
-    def open(self, plan: Plan, directory: Path | None) -> SimulatedFleet:
-        """The fleet, ready for the rounds of a plan.
+    @property
+    def drop_before_unmasking(self) -> float:
+        """A probability."""
+        ...
 
-        Args:
-            plan: resolved.
-            directory: where clients' states are kept; None keeps them in memory.
-        """
-        return SimulatedFleet(self, plan, directory)
+    @property
+    def engine(self) -> str:
+        """Its name."""
+        ...
 
+    @property
+    def workers(self) -> int | None:
+        """Of an engine with processes."""
+        ...
 
-def simulation(
-    dataset: str,
-    clients: int,
-    partition: str = "dirichlet",
-    alpha: float | None = None,
-    per_client: int | None = None,
-    partition_seed: int = 0,
-    drop_before_masking: float = 0.0,
-    drop_before_unmasking: float = 0.0,
-    seed: int | None = None,
-    engine: str = "auto",
-    workers: int | None = None,
-) -> Simulation:
-    """`[fleet] kind = "simulation"`.
+    @property
+    def address(self) -> str | None:
+        """Of a Ray cluster."""
+        ...
 
-    Args:
-        dataset: an installed dataset, such as `digits`.
-        clients: how many clients the training data are split over.
-        partition: `iid`, `dirichlet` or `shards`.
-        alpha: of a Dirichlet partition.
-        per_client: of a partition by shards: how many a client gets.
-        partition_seed: the partition's own seed.
-        drop_before_masking: see `Simulation`.
-        drop_before_unmasking: see `Simulation`.
-        seed: see `Simulation`.
-        engine: see `Simulation`.
-        workers: see `Simulation`.
-    """
-    options = {"alpha": alpha, "per_client": per_client}
-    chosen = {name: value for name, value in options.items() if value is not None}
-    data: FederatedDataset = find_part("dataset", "quorate.datasets", dataset)().partition(
-        partition, clients=clients, seed=partition_seed, **chosen
-    )
-    return Simulation(data, drop_before_masking, drop_before_unmasking, seed, engine, workers)
+    @property
+    def traces(self) -> Traces | None:
+        """When clients are there, and how fast."""
+        ...
 
 
 class SimulatedFleet:
-    """A fleet of the clients of a `Simulation`."""
+    """A fleet of the clients of a simulation.
+
+    Args:
+        simulation: what it is made of.
+        plan: resolved.
+        directory: where clients' states are kept; None keeps them in memory.
+    """
 
     abilities = frozenset(Ability)
     simulated = True
     identities = Identities(AnyKey(), Ed25519Identity.draw)  # there is nobody to enrol
 
-    def __init__(self, simulation: Simulation, plan: Plan, directory: Path | None):
+    def __init__(self, simulation: Parts, plan: Plan, directory: Path | None):
         self._simulation, self._seed = simulation, plan.fleet.seed
         self._linear = plan.strategy.resolve().aggregator.linear
+        self._masked = isinstance(plan.secure_aggregation, SecAggPlus)
         self._states = ClientStates(None if directory is None else directory / "clients.sqlite")
         self._randomness = Randomness.system() if self._seed is None else Randomness.from_seed(self._seed)
         self._data = simulation.data
-        self.engine = make_engine(simulation.engine, simulation.workers, simulation.data, plan)
+        self._clock_of = f"clock of {hashlib.sha256(plan.terms().encoded()).hexdigest()}"
+        self.clock = self._clock()
+        self.engine = make_engine(
+            simulation.engine, simulation.workers, simulation.address, simulation.data, plan
+        )
 
     def population(self) -> SimulatedFleet:
-        """Itself: the clients of the dataset."""
+        """Itself: the clients of the dataset; with traces, once enough of them are there."""
+        if self.clock is not None:
+            self.clock.wait_for(self._simulation.size)
         return self
 
     @property
     def size(self) -> int:
         """How many clients there are."""
+        return len(self._data)
+
+    @property
+    def present(self) -> int:
+        """All of them; with traces, as many as a round waits for."""
         return self._simulation.size
 
     def member(self, index: int) -> Member:
         """The name of a client."""
         return self._data.member(index)
+
+    def is_present(self, index: int) -> bool:
+        """All are, without traces."""
+        return self.clock is None or self.clock.traces.is_present(index, self.clock.now_s)
+
+    def data_of(self, member: Member) -> Examples:
+        """A client's examples."""
+        return self._data.clients[self._data.index(member)]
 
     def held_out(self) -> Any:
         """The dataset's test split."""
@@ -153,10 +146,12 @@ class SimulatedFleet:
 
     def collect(self, assignment: Assignment, summation: Summation, sink: Sink, close: Close) -> Closed:
         """Has the engine train and encode, and sums what it gives."""
-        drops = self._drops(assignment)
-        members = assignment.members
-        if summation.direct:
+        drops = self._drops(assignment) | self._too_late(assignment, summation, close)
+        members = tuple(m for m in assignment.members if drops.get(m) != _NO_MESSAGE)
+        if not self._masked:  # a vector is the first message
             members = tuple(m for m in members if drops.get(m) != _MESSAGES_BEFORE_MASKING)
+        if summation.direct:
+            members = members[: close.after]  # the first that report; in a simulation none is slow
             _check_quorum(assignment, len(members))
         states = {member: self._states.get(assignment.run, member) for member in members}
         done = self.engine.run(Order(assignment, members, states, summation.direct and self._linear))
@@ -172,21 +167,60 @@ class SimulatedFleet:
                 chosen[0]: summation.client(encoded, streams.spawn(chosen[0]))
                 for chosen, encoded in done.encoded
             }
-            transport = InProcess(halves, drops, absent=[m for m in members if m not in halves])
-            lost = drive(summation.server(sink), transport, members, assignment.deadlines, summation.journal)
+            drawn = assignment.members
+            transport = InProcess(halves, drops, absent=[m for m in drawn if m not in halves])
+            lost = drive(
+                summation.server(sink), transport, drawn, assignment.deadlines, summation.journal, close
+            )
         survivors = set(sink.result().survivors)
         kept = {member: state for member, state in done.states.items() if member in survivors}
         self._states.stage(assignment.run, assignment.round, kept)
-        return Closed(survivors=tuple(m for m in assignment.members if m in survivors), lost=+lost)
+        measured = {}
+        if self.clock is not None:
+            now = {_CLOCK: {"now_s": np.array(self.clock.now_s)}}
+            self._states.stage(self._clock_of, assignment.round, now)
+            measured = {"simulated_hours": self.clock.now_s / 3600}
+        return Closed(tuple(m for m in members if m in survivors), lost=+lost, measured=measured)
 
-    def conclude(self, run: str, round: int, outcome: Outcome) -> None:
-        """The clients keep or drop what they staged."""
-        self._states.conclude(run, round, outcome)
+    def conclude(self, run: str, round: int, outcomes: Mapping[Member, Outcome]) -> None:
+        """The clients keep or drop what they staged; only those in the sum have staged anything."""
+        committed = Outcome.COMMITTED in outcomes.values()
+        for kept in (run, self._clock_of):
+            self._states.conclude(kept, round, Outcome.COMMITTED if committed else Outcome.ABORTED)
 
     def close(self) -> None:
         """Ends the engine's workers, and closes the file with the clients' states."""
         self.engine.close()
         self._states.close()
+
+    def _clock(self) -> Clock | None:
+        """At the time that the last committed round left."""
+        traces = self._simulation.traces
+        if traces is None:
+            return None
+        kept = self._states.get(self._clock_of, _CLOCK)
+        return Clock(traces, len(self._data), float(kept["now_s"]) if kept else 0.0)
+
+    def _too_late(self, assignment: Assignment, summation: Summation, close: Close) -> dict[Member, int]:
+        """Lets simulated time pass; who is lost by it, and after how many messages."""
+        if self.clock is None:
+            return {}
+        broadcast, members = assignment.broadcast, assignment.members
+        epochs = broadcast.instruction.settings.get("epochs", 1)
+        extras = sum(vector.size for vector in broadcast.instruction.extras.values())
+        work = Work(
+            examples=np.array([self._data.examples_of(member) for member in members]) * epochs,
+            download_bytes=4 * (broadcast.parameters.vector.size + extras),
+            upload_bytes=summation.session.length * summation.session.dtype.itemsize,
+            deadline_s=assignment.deadlines.training_s,
+            close_after=close.after,
+            phases_after=_PHASES_AFTER_MASKING if self._masked else 0,
+        )
+        rng = generator(self._seed, "timing", assignment.round)
+        report = self.clock.run(members, [self._data.index(member) for member in members], work, rng)
+        return dict.fromkeys(report.unfinished, _MESSAGES_BEFORE_UNMASKING) | dict.fromkeys(
+            report.unreported, _NO_MESSAGE
+        )
 
     def _drops(self, assignment: Assignment) -> dict[Member, int]:
         """After how many messages each member that drops out falls silent."""

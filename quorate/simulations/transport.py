@@ -27,7 +27,7 @@ class InProcess:
     ):
         self._halves, self._drops = halves, drops
         self._sent: dict[Member, int] = dict.fromkeys(halves, 0)
-        self._events: deque[Message | Lost] = deque(Lost(member, "its worker died") for member in absent)
+        self._events: deque[Message | Lost] = deque(Lost(member, "it did not report") for member in absent)
         for member, half in halves.items():
             self._answer(member, half.begin())
 

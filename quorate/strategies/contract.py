@@ -68,7 +68,11 @@ class LocalRule(Protocol):
         ...
 
     def gradient(self, gradient: Any, weights: Any, context: Mapping[str, Any]) -> Any:
-        """The gradient to step along. It may be the given array or a new one; the caller may overwrite it."""
+        """The gradient to step along. It may be the given array or a new one; the caller may overwrite it.
+
+        It acts value by value: what becomes of a value depends on that place of the arrays only, so that a caller may
+        give any part of the vectors, in any shape.
+        """
         ...
 
     def finish(
@@ -101,6 +105,8 @@ class Aggregator(Protocol):
 
     def reduce(self, updates: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """One vector, shape (n,), of single updates, shape (clients, n).
+
+        One that is made for a server rule which takes something else of them may give that, in one dimension.
 
         Args:
             updates: at least one.

@@ -1,7 +1,8 @@
 """Robust aggregation: the coordinate-wise median in the place of FedAvg's mean.
 
 Yin, Chen, Ramchandran, Bartlett: "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates",
-ICML 2018, algorithm 1, option I. It needs single updates, so it does not work under secure aggregation.
+ICML 2018, algorithm 1, option I. It needs single updates, or, under secure aggregation, the sums of random buckets of
+a cohort (`secure_aggregation.buckets`), of which it takes the median.
 """
 
 from __future__ import annotations

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from quorate.endorsement import Endorsement
 from quorate.errors import DataError, ProtocolViolation
 from quorate.parameters import Layout
 from quorate.rounds import (
@@ -55,10 +57,18 @@ class Conclusion:
 
 @dataclass(frozen=True)
 class Decline:
-    """A member will not take part, and why, in at most 1000 characters (what is longer is cut)."""
+    """A member will not take part.
+
+    Args:
+        run: the run's id.
+        round: the round's number.
+        code: why, in a word that does not change: coordinators count refusals by it.
+        reason: why, for people, in at most 1000 characters (what is longer is cut).
+    """
 
     run: str
     round: int
+    code: str
     reason: str
 
 
@@ -76,7 +86,8 @@ def encode(frame: Frame) -> bytes:
         case Conclusion():
             message.conclusion = frame.outcome.value
         case Decline():
-            message.decline = frame.reason[:_LONGEST_REASON]
+            message.decline.code = frame.code
+            message.decline.reason = frame.reason[:_LONGEST_REASON]
     return message.SerializeToString()
 
 
@@ -97,7 +108,7 @@ def decode(data: bytes) -> Frame:
             case "conclusion":
                 return Conclusion(run, round, Outcome(frame.conclusion))
             case "decline":
-                return Decline(run, round, _reason(frame.decline))
+                return Decline(run, round, _code(frame.decline.code), _reason(frame.decline.reason))
     except (DecodeError, DataError, ValueError) as error:
         raise ProtocolViolation(f"a malformed frame of {len(data)} bytes: {error}") from error
     raise ProtocolViolation(f"a frame of {len(data)} bytes with unknown content")
@@ -131,6 +142,9 @@ def _assignment(assignment: Assignment) -> pb.Assignment:
         ),
         training_s=assignment.deadlines.training_s,
         phase_s=assignment.deadlines.phase_s,
+        endorsement=None
+        if assignment.endorsement is None
+        else pb.Endorsement(signer=assignment.endorsement.signer, signature=assignment.endorsement.signature),
     )
 
 
@@ -180,6 +194,9 @@ def _read_assignment(run: str, round: int, message: pb.Assignment) -> Assignment
         deadlines=Deadlines(
             _positive("a deadline", message.training_s), _positive("a deadline", message.phase_s)
         ),
+        endorsement=Endorsement(message.endorsement.signer, message.endorsement.signature)
+        if message.HasField("endorsement")
+        else None,
     )
 
 
@@ -187,6 +204,12 @@ def _run(name: str) -> str:
     if not 1 <= len(name) <= _LONGEST_RUN:
         raise ProtocolViolation(f"a run has a name of 1 to {_LONGEST_RUN} characters, got {len(name)}")
     return name
+
+
+def _code(text: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,31}", text):
+        raise ProtocolViolation(f"a reason's code is 1 to 32 of a-z, 0-9 and '-', got {text[:32]!r}")
+    return text
 
 
 def _reason(text: str) -> str:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aquorate/wire/quorate.proto\x12\nquorate.v1\"\x94\x01\n\x05\x46rame\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12,\n\nassignment\x18\x03 \x01(\x0b\x32\x16.quorate.v1.AssignmentH\x00\x12\r\n\x03sum\x18\x04 \x01(\x0cH\x00\x12\x14\n\nconclusion\x18\x05 \x01(\tH\x00\x12\x11\n\x07\x64\x65\x63line\x18\x06 \x01(\tH\x00\x42\t\n\x07\x63ontent\"\xc2\x01\n\nAssignment\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x14\n\x0c\x62\x61se_version\x18\x03 \x01(\x04\x12\r\n\x05terms\x18\x04 \x01(\x0c\x12(\n\tbroadcast\x18\x05 \x01(\x0b\x32\x15.quorate.v1.Broadcast\x12\"\n\x06\x62ounds\x18\x06 \x01(\x0b\x32\x12.quorate.v1.Bounds\x12\x12\n\ntraining_s\x18\x07 \x01(\x01\x12\x0f\n\x07phase_s\x18\x08 \x01(\x01\"\xf8\x02\n\tBroadcast\x12&\n\x06layout\x18\x01 \x03(\x0b\x32\x16.quorate.v1.NamedShape\x12\x12\n\nparameters\x18\x02 \x01(\x0c\x12\x0c\n\x04rule\x18\x03 \x01(\t\x12\x35\n\x08settings\x18\x04 \x03(\x0b\x32#.quorate.v1.Broadcast.SettingsEntry\x12\x31\n\x06\x65xtras\x18\x05 \x03(\x0b\x32!.quorate.v1.Broadcast.ExtrasEntry\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x16\n\tclip_norm\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x15\n\rrotation_seed\x18\x08 \x01(\x0c\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0b\x45xtrasEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\x42\x07\n\x05_seedB\x0c\n\n_clip_norm\")\n\nNamedShape\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x04\"U\n\x06\x42ounds\x12\x0f\n\x07largest\x18\x01 \x01(\r\x12\x15\n\rmin_survivors\x18\x02 \x01(\r\x12\x0e\n\x06honest\x18\x03 \x01(\r\x12\x13\n\x0b\x64\x65nominator\x18\x04 \x01(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aquorate/wire/quorate.proto\x12\nquorate.v1\"\xa9\x01\n\x05\x46rame\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12,\n\nassignment\x18\x03 \x01(\x0b\x32\x16.quorate.v1.AssignmentH\x00\x12\r\n\x03sum\x18\x04 \x01(\x0cH\x00\x12\x14\n\nconclusion\x18\x05 \x01(\tH\x00\x12&\n\x07\x64\x65\x63line\x18\x06 \x01(\x0b\x32\x13.quorate.v1.DeclineH\x00\x42\t\n\x07\x63ontent\"\xf0\x01\n\nAssignment\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x14\n\x0c\x62\x61se_version\x18\x03 \x01(\x04\x12\r\n\x05terms\x18\x04 \x01(\x0c\x12(\n\tbroadcast\x18\x05 \x01(\x0b\x32\x15.quorate.v1.Broadcast\x12\"\n\x06\x62ounds\x18\x06 \x01(\x0b\x32\x12.quorate.v1.Bounds\x12\x12\n\ntraining_s\x18\x07 \x01(\x01\x12\x0f\n\x07phase_s\x18\x08 \x01(\x01\x12,\n\x0b\x65ndorsement\x18\t \x01(\x0b\x32\x17.quorate.v1.Endorsement\"0\n\x0b\x45ndorsement\x12\x0e\n\x06signer\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\'\n\x07\x44\x65\x63line\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xf8\x02\n\tBroadcast\x12&\n\x06layout\x18\x01 \x03(\x0b\x32\x16.quorate.v1.NamedShape\x12\x12\n\nparameters\x18\x02 \x01(\x0c\x12\x0c\n\x04rule\x18\x03 \x01(\t\x12\x35\n\x08settings\x18\x04 \x03(\x0b\x32#.quorate.v1.Broadcast.SettingsEntry\x12\x31\n\x06\x65xtras\x18\x05 \x03(\x0b\x32!.quorate.v1.Broadcast.ExtrasEntry\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x16\n\tclip_norm\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x15\n\rrotation_seed\x18\x08 \x01(\x0c\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0b\x45xtrasEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\x42\x07\n\x05_seedB\x0c\n\n_clip_norm\")\n\nNamedShape\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x04\"U\n\x06\x42ounds\x12\x0f\n\x07largest\x18\x01 \x01(\r\x12\x15\n\rmin_survivors\x18\x02 \x01(\r\x12\x0e\n\x06honest\x18\x03 \x01(\r\x12\x13\n\x0b\x64\x65nominator\x18\x04 \x01(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,17 +36,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BROADCAST_EXTRASENTRY']._loaded_options = None
   _globals['_BROADCAST_EXTRASENTRY']._serialized_options = b'8\001'
   _globals['_FRAME']._serialized_start=43
-  _globals['_FRAME']._serialized_end=191
-  _globals['_ASSIGNMENT']._serialized_start=194
-  _globals['_ASSIGNMENT']._serialized_end=388
-  _globals['_BROADCAST']._serialized_start=391
-  _globals['_BROADCAST']._serialized_end=767
-  _globals['_BROADCAST_SETTINGSENTRY']._serialized_start=650
-  _globals['_BROADCAST_SETTINGSENTRY']._serialized_end=697
-  _globals['_BROADCAST_EXTRASENTRY']._serialized_start=699
-  _globals['_BROADCAST_EXTRASENTRY']._serialized_end=744
-  _globals['_NAMEDSHAPE']._serialized_start=769
-  _globals['_NAMEDSHAPE']._serialized_end=810
-  _globals['_BOUNDS']._serialized_start=812
-  _globals['_BOUNDS']._serialized_end=897
+  _globals['_FRAME']._serialized_end=212
+  _globals['_ASSIGNMENT']._serialized_start=215
+  _globals['_ASSIGNMENT']._serialized_end=455
+  _globals['_ENDORSEMENT']._serialized_start=457
+  _globals['_ENDORSEMENT']._serialized_end=505
+  _globals['_DECLINE']._serialized_start=507
+  _globals['_DECLINE']._serialized_end=546
+  _globals['_BROADCAST']._serialized_start=549
+  _globals['_BROADCAST']._serialized_end=925
+  _globals['_BROADCAST_SETTINGSENTRY']._serialized_start=808
+  _globals['_BROADCAST_SETTINGSENTRY']._serialized_end=855
+  _globals['_BROADCAST_EXTRASENTRY']._serialized_start=857
+  _globals['_BROADCAST_EXTRASENTRY']._serialized_end=902
+  _globals['_NAMEDSHAPE']._serialized_start=927
+  _globals['_NAMEDSHAPE']._serialized_end=968
+  _globals['_BOUNDS']._serialized_start=970
+  _globals['_BOUNDS']._serialized_end=1055
 # @@protoc_insertion_point(module_scope)

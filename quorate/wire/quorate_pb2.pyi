@@ -38,11 +38,13 @@ class Frame(google.protobuf.message.Message):
     """both ways: a message of the summation, opaque here"""
     conclusion: builtins.str
     """coordinator → member: the outcome"""
-    decline: builtins.str
-    """member → coordinator: the reason"""
     @property
     def assignment(self) -> Global___Assignment:
         """coordinator → member"""
+
+    @property
+    def decline(self) -> Global___Decline:
+        """member → coordinator"""
 
     def __init__(
         self,
@@ -52,7 +54,7 @@ class Frame(google.protobuf.message.Message):
         assignment: Global___Assignment | None = ...,
         sum: builtins.bytes = ...,
         conclusion: builtins.str = ...,
-        decline: builtins.str = ...,
+        decline: Global___Decline | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["assignment", b"assignment", "conclusion", b"conclusion", "content", b"content", "decline", b"decline", "sum", b"sum"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["assignment", b"assignment", "conclusion", b"conclusion", "content", b"content", "decline", b"decline", "round", b"round", "run", b"run", "sum", b"sum"]) -> None: ...
@@ -72,6 +74,7 @@ class Assignment(google.protobuf.message.Message):
     BOUNDS_FIELD_NUMBER: builtins.int
     TRAINING_S_FIELD_NUMBER: builtins.int
     PHASE_S_FIELD_NUMBER: builtins.int
+    ENDORSEMENT_FIELD_NUMBER: builtins.int
     format: builtins.int
     kind: builtins.str
     base_version: builtins.int
@@ -83,6 +86,8 @@ class Assignment(google.protobuf.message.Message):
     def broadcast(self) -> Global___Broadcast: ...
     @property
     def bounds(self) -> Global___Bounds: ...
+    @property
+    def endorsement(self) -> Global___Endorsement: ...
     def __init__(
         self,
         *,
@@ -94,11 +99,53 @@ class Assignment(google.protobuf.message.Message):
         bounds: Global___Bounds | None = ...,
         training_s: builtins.float = ...,
         phase_s: builtins.float = ...,
+        endorsement: Global___Endorsement | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["bounds", b"bounds", "broadcast", b"broadcast"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_version", b"base_version", "bounds", b"bounds", "broadcast", b"broadcast", "format", b"format", "kind", b"kind", "phase_s", b"phase_s", "terms", b"terms", "training_s", b"training_s"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["bounds", b"bounds", "broadcast", b"broadcast", "endorsement", b"endorsement"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["base_version", b"base_version", "bounds", b"bounds", "broadcast", b"broadcast", "endorsement", b"endorsement", "format", b"format", "kind", b"kind", "phase_s", b"phase_s", "terms", b"terms", "training_s", b"training_s"]) -> None: ...
 
 Global___Assignment: typing_extensions.TypeAlias = Assignment
+
+@typing.final
+class Endorsement(google.protobuf.message.Message):
+    """Who stands behind the terms: an Ed25519 signature of their bytes."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SIGNER_FIELD_NUMBER: builtins.int
+    SIGNATURE_FIELD_NUMBER: builtins.int
+    signer: builtins.bytes
+    """the public key"""
+    signature: builtins.bytes
+    def __init__(
+        self,
+        *,
+        signer: builtins.bytes = ...,
+        signature: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["signature", b"signature", "signer", b"signer"]) -> None: ...
+
+Global___Endorsement: typing_extensions.TypeAlias = Endorsement
+
+@typing.final
+class Decline(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    code: builtins.str
+    """stable: what coordinators count refusals by"""
+    reason: builtins.str
+    """for people"""
+    def __init__(
+        self,
+        *,
+        code: builtins.str = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["code", b"code", "reason", b"reason"]) -> None: ...
+
+Global___Decline: typing_extensions.TypeAlias = Decline
 
 @typing.final
 class Broadcast(google.protobuf.message.Message):

@@ -129,7 +129,7 @@ def test_ctrl_c_in_the_middle_of_a_write_comes_after_it(tmp_path):
             if not sent:
                 sent.append(os.kill(os.getpid(), signal.SIGINT))
 
-        sa.event.listen(store._engine, "before_cursor_execute", interrupt)
+        sa.event.listen(store._database.engine, "before_cursor_execute", interrupt)
         with pytest.raises(KeyboardInterrupt):
             store.open_run(b"terms", "hash", simulated=False)
         assert [run.terms_hash for run in store.runs()] == ["hash"]

@@ -127,3 +127,16 @@ def test_a_run_that_would_pass_its_budget_stops_before_the_round_and_keeps_what_
     committed = rows(empty / ".quorate", "SELECT epsilons FROM rounds WHERE status = 'committed'")
     assert 0 < len(committed) < 50
     assert all(json.loads(epsilons)["released"] <= 0.65 for (epsilons,) in committed)
+
+
+def test_a_run_is_kept_in_postgresql_and_goes_on_there(empty, postgresql):
+    url = postgresql.fresh()
+    first = quorate("run", "plan.toml", "--json", "--database", url, cwd=empty)
+    assert first.returncode == 0, first.stderr
+    found = json.loads(first.stdout)
+    assert not (empty / ".quorate" / "quorate.sqlite").exists()
+    assert found["run"] in quorate("runs", "list", "--database", url, cwd=empty).stdout
+    assert "3" in quorate("runs", "show", found["run"], "--database", url, cwd=empty).stdout
+    again = quorate("run", "plan.toml", "--json", "--database", url, cwd=empty)
+    assert json.loads(again.stdout) == found
+    assert quorate("privacy", "verify", "--database", url, cwd=empty).returncode == 0

@@ -9,7 +9,7 @@ import pytest
 from quorate import pipeline
 from quorate.clients.participation import Participation
 from quorate.clients.states import ClientStates
-from quorate.errors import PolicyRefused, ProtocolViolation
+from quorate.errors import PolicyRefused, ProtocolViolation, TrainingFailed
 from quorate.parameters import Layout, Parameters
 from quorate.plan import Plan, Terms
 from quorate.randomness import Randomness
@@ -24,6 +24,7 @@ from quorate.rounds import (
     State,
     Update,
 )
+from quorate.summation import Exposure
 from quorate.wire import frames
 from tests.federations import CLIPPED, GAUSSIAN, SECAGG, plan
 
@@ -130,11 +131,13 @@ def test_a_member_is_never_told_a_seed(states):
 def test_a_member_declines_what_its_own_policy_refuses_and_says_why(states):
     def least(terms: Terms, assignment: Assignment) -> None:
         if assignment.bounds.min_survivors < 100:
-            raise PolicyRefused("fewer than 100 survivors are not enough for this device")
+            raise PolicyRefused("fewer than 100 survivors are not enough for this device", "survivors")
 
     made = resolved()
     said = answer(member(states, made, accepts=least), assignment_of(made))
-    assert said == frames.Decline(RUN, ROUND, "fewer than 100 survivors are not enough for this device")
+    assert said == frames.Decline(
+        RUN, ROUND, "survivors", "fewer than 100 survivors are not enough for this device"
+    )
 
 
 def test_a_policy_is_asked_before_anything_is_trained(states):
@@ -233,6 +236,42 @@ def test_a_member_declines_terms_that_it_does_not_understand(terms, states):
     assert said.reason
 
 
+class Broken(Learner):
+    """Its training does not come to an end."""
+
+    def fit(self, parameters: Parameters, instruction: Instruction, state: State) -> tuple[Update, State]:
+        raise TrainingFailed("training was stopped: out of memory", "training-memory")
+
+
+def test_training_that_fails_is_declined_with_its_code(states):
+    made = resolved()
+    said = answer(member(states, made, client=Broken(made.task.resolve().layout)), assignment_of(made))
+    assert said == frames.Decline(RUN, ROUND, "training-memory", "training was stopped: out of memory")
+
+
+def test_a_plain_update_is_said_to_be_exposed_before_it_is_handed_out(states):
+    made = resolved(privacy={"mechanism": "none"}, secure_aggregation=PLAIN)
+    told: list[Exposure] = []
+    answer(member(states, made, exposing=told.append), assignment_of(made))
+    assert told == [Exposure.REVEALED]
+
+
+def test_keys_expose_nothing(states):
+    made = resolved()
+    told: list[Exposure] = []
+    answer(member(states, made, exposing=told.append), assignment_of(made))
+    assert not told
+
+
+def test_an_answer_whose_exposure_cant_be_written_down_is_not_handed_out(states):
+    def full(exposure: Exposure) -> None:
+        raise OSError("no space left")
+
+    made = resolved(privacy={"mechanism": "none"}, secure_aggregation=PLAIN)
+    with pytest.raises(OSError, match="space"):
+        answer(member(states, made, exposing=full), assignment_of(made))
+
+
 def test_an_update_that_does_not_fit_the_terms_is_declined(states):
     made = resolved()
     small = Learner(Layout((("weights", (2,)),)))
@@ -254,7 +293,7 @@ def test_a_second_assignment_is_a_violation(states):
     [
         frames.SumMessage(RUN, ROUND, b"roster"),
         frames.Conclusion(RUN, ROUND, Outcome.COMMITTED),
-        frames.Decline(RUN, ROUND, "no"),
+        frames.Decline(RUN, ROUND, "declined", "no"),
     ],
 )
 def test_nothing_but_an_assignment_comes_first(frame, states):
@@ -271,7 +310,7 @@ def test_nothing_but_an_assignment_comes_first(frame, states):
         frames.SumMessage("another run", ROUND, b""),
         frames.Conclusion(RUN, ROUND + 1, Outcome.COMMITTED),
         frames.Conclusion("another run", ROUND, Outcome.COMMITTED),
-        frames.Decline(RUN, ROUND, "no"),
+        frames.Decline(RUN, ROUND, "declined", "no"),
     ],
 )
 def test_what_is_not_of_this_round_or_not_for_members_is_a_violation(frame, states):

@@ -135,6 +135,18 @@ def test_arrays_come_back_to_the_same_bits(states):
         assert found[name].tobytes() == array.tobytes()
 
 
+def test_what_was_dumped_is_loaded_with_what_is_staged_in_it():
+    first = ClientStates()
+    first.stage("run", 1, {"a": {"control": np.arange(3, dtype=np.float32)}})
+    first.conclude("run", 1, Outcome.COMMITTED)
+    first.stage("run", 2, {"a": {"control": np.zeros(3, np.float32)}})
+    second = ClientStates.loaded(first.dumped())
+    assert second.get("run", "a")["control"].tolist() == [0, 1, 2]
+    second.conclude("run", 2, Outcome.COMMITTED)
+    assert second.get("run", "a")["control"].tolist() == [0, 0, 0]
+    assert first.get("run", "a")["control"].tolist() == [0, 1, 2]
+
+
 class Model(RuleBasedStateMachine):
     """Rounds one after the other, some members in each, ends told once or more often."""
 

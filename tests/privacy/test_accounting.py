@@ -25,20 +25,21 @@ from quorate.privacy import (
 )
 from quorate.privacy.accounting import released_epsilon, server_epsilon, to_epsilon
 from quorate.privacy.curves import released_curve, server_curve
-from quorate.rounds import CohortBounds, Vector, VectorSpec
+from quorate.rounds import CohortBounds, SumShape, Vector, VectorSpec
 
 BOUNDS = CohortBounds(largest=140, min_survivors=70, honest=67, denominator=100.0)
 ALONE = VectorSpec((Vector("delta", 650),))
+SHAPE = SumShape(ALONE, BOUNDS, 32)
 DELTA = default_delta(300)
 
 
 def noisy(multiplier: float) -> Event:
-    return DistributedGaussian(clip_norm=0.5, noise_multiplier=multiplier).event(ALONE, BOUNDS)
+    return DistributedGaussian(clip_norm=0.5, noise_multiplier=multiplier).event(SHAPE)
 
 
 def sampled(multiplier: float, probability: float = 1 / 3) -> TruncatedPoissonSampledEvent:
     mechanism = DistributedGaussian(clip_norm=0.5, noise_multiplier=multiplier)
-    return TruncatedPoissonSampledEvent(300, probability, 140, mechanism.event(ALONE, BOUNDS))
+    return TruncatedPoissonSampledEvent(300, probability, 140, mechanism.event(SHAPE))
 
 
 def test_delta_is_below_one_member_in_expectation() -> None:
@@ -160,7 +161,7 @@ def test_epsilon_grows_with_rounds_and_falls_with_noise(multiplier: float, round
 @pytest.mark.parametrize("epsilon", [0.5, 3.0])
 def test_calibrated_noise_keeps_the_target_and_no_more(probability: float | None, epsilon: float) -> None:
     target = DistributedGaussian(clip_norm=0.5, epsilon=epsilon)
-    found = calibrate(target, ALONE, BOUNDS, rounds=30, delta=DELTA, population=300, probability=probability)
+    found = calibrate(target, SHAPE, rounds=30, delta=DELTA, population=300, probability=probability)
     assert found.limit == epsilon
     assert found.epsilon is None
     assert found.noise_multiplier is not None
@@ -172,26 +173,40 @@ def test_calibrated_noise_keeps_the_target_and_no_more(probability: float | None
     assert spent(found.noise_multiplier - 3e-4) > epsilon
 
 
+def test_the_ring_changes_the_noise_and_not_what_it_costs() -> None:
+    """Also where the largest multipliers do not fit the narrow ring."""
+    found = [
+        calibrate(
+            DistributedGaussian(clip_norm=0.5, epsilon=3.0),
+            replace(SHAPE, ring_bits=bits),
+            rounds=30,
+            delta=DELTA,
+            population=300,
+            probability=1 / 3,
+        ).noise_multiplier
+        for bits in (16, 32)
+    ]
+    assert found[0] == pytest.approx(found[1], abs=2e-4)
+
+
 def test_a_multiplier_that_is_given_is_kept() -> None:
     given_one = DistributedGaussian(clip_norm=0.5, noise_multiplier=1.5)
-    assert (
-        calibrate(given_one, ALONE, BOUNDS, rounds=3, delta=0.1, population=300, probability=None)
-        is given_one
-    )
+    assert calibrate(given_one, SHAPE, rounds=3, delta=0.1, population=300, probability=None) is given_one
 
 
 def test_a_target_that_can_not_be_had_is_refused_with_what_can() -> None:
     target = DistributedGaussian(clip_norm=0.5, epsilon=1e-4)
-    with pytest.raises(PlanError, match=r"noise multiplier 64 gives .*accepted: a larger epsilon"):
-        calibrate(target, ALONE, BOUNDS, rounds=1000, delta=1e-9, population=300, probability=None)
+    with pytest.raises(
+        PlanError, match=r"noise multiplier 64, the largest here, gives .*accepted: a larger epsilon"
+    ):
+        calibrate(target, SHAPE, rounds=1000, delta=1e-9, population=300, probability=None)
 
 
 def test_a_looser_target_needs_less_noise() -> None:
     found = [
         calibrate(
             DistributedGaussian(clip_norm=0.5, epsilon=epsilon),
-            ALONE,
-            BOUNDS,
+            SHAPE,
             rounds=30,
             delta=DELTA,
             population=300,
@@ -206,17 +221,17 @@ def test_a_looser_target_needs_less_noise() -> None:
 def test_the_published_multiplier_is_found() -> None:
     """ε 8 at q 0.01, 1,000 rounds, δ 1e-5: z = 0.58626; the mechanism's rounding costs 1e-4 of it at most."""
     bounds = CohortBounds(largest=10_000, min_survivors=1, honest=1, denominator=1.0)
+    shape = SumShape(VectorSpec((Vector("delta", 1000),)), bounds, 32)
     found = calibrate(
         DistributedGaussian(clip_norm=1.0, epsilon=8.0),
-        VectorSpec((Vector("delta", 1000),)),
-        replace(bounds, largest=10_000),
+        shape,
         rounds=1000,
         delta=1e-5,
         population=10_000,
         probability=0.01,
         dropout=0.0,
     )
-    event = found.event(VectorSpec((Vector("delta", 1000),)), bounds)
+    event = found.event(shape)
     released = math.sqrt(event.released_shares) * (found.noise_multiplier or 0)
     assert released == pytest.approx(0.58626, abs=1e-3)
 

@@ -11,8 +11,12 @@ from hypothesis import strategies as st
 from quorate.errors import DataError
 from quorate.privacy import (
     CentralDiscreteGaussianEvent,
+    CentralDiscreteLaplaceEvent,
     DistributedDiscreteGaussianEvent,
+    DistributedSkellamEvent,
     Event,
+    LaplaceVector,
+    LocalDiscreteGaussianEvent,
     NoisyVector,
     TruncatedPoissonSampledEvent,
 )
@@ -26,9 +30,10 @@ vectors = st.builds(
     st.fractions(Fraction(1, 4), 10**12),
 )
 sums = st.builds(
-    lambda noisy, shares, extra, quorum, more: DistributedDiscreteGaussianEvent(
+    lambda kind, noisy, shares, extra, quorum, more: kind(
         tuple(noisy), shares, shares + extra, quorum, 0 if more is None else shares + extra + more
     ),
+    st.sampled_from([DistributedDiscreteGaussianEvent, DistributedSkellamEvent]),
     st.lists(vectors, min_size=1, max_size=3),
     st.integers(1, 1000),
     st.integers(0, 1000),
@@ -40,6 +45,30 @@ central = st.builds(
     st.lists(vectors, min_size=1, max_size=3),
     st.integers(0, 1000),
 )
+laplace = st.builds(
+    lambda noisy, quorum: CentralDiscreteLaplaceEvent(tuple(noisy), quorum),
+    st.lists(
+        st.builds(
+            LaplaceVector,
+            st.text(min_size=1),
+            st.integers(1, 1 << 30),
+            st.integers(1, 1 << 31),
+            st.fractions(Fraction(1, 10**6), 10**12),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    st.integers(0, 1000),
+)
+local = st.builds(
+    lambda noisy, released, quorum, more: LocalDiscreteGaussianEvent(
+        tuple(noisy), released, quorum, released + more
+    ),
+    st.lists(vectors, min_size=1, max_size=3),
+    st.integers(1, 1000),
+    st.integers(0, 1000),
+    st.integers(0, 1000),
+)
 sampled = st.builds(
     lambda extra, probability, cap, event, dropout: TruncatedPoissonSampledEvent(
         cap + extra, probability, cap, event, dropout
@@ -47,12 +76,12 @@ sampled = st.builds(
     st.integers(0, 1000),
     st.floats(1e-6, 1),
     st.integers(1, 1000),
-    sums | central,
+    sums | central | laplace | local,
     st.floats(0, 0.9),
 )
 
 
-@given(st.one_of(sums, central, sampled))
+@given(st.one_of(sums, central, laplace, local, sampled))
 def test_an_event_is_read_back_as_it_was_written(event: Event) -> None:
     text = json.dumps(encode_event(event), sort_keys=True, allow_nan=False)
     assert decode_event(json.loads(text)) == event

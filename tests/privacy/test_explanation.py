@@ -3,21 +3,27 @@
 from dataclasses import replace
 
 from quorate.privacy import (
+    CentralGaussian,
+    CentralLaplace,
     DistributedGaussian,
+    DistributedSkellam,
+    LocalGaussian,
     TruncatedPoissonSampledEvent,
     forecast,
     forecast_server,
     most_participations,
 )
 from quorate.privacy.explanation import Situation, explain
-from quorate.rounds import CohortBounds, Vector, VectorSpec
+from quorate.rounds import CohortBounds, SumShape, Vector, VectorSpec
 
 BOUNDS = CohortBounds(largest=140, min_survivors=70, honest=67, denominator=100.0)
 SUM = DistributedGaussian(clip_norm=0.5, noise_multiplier=2.0).event(
-    VectorSpec((Vector("delta", 650),)), BOUNDS
+    SumShape(VectorSpec((Vector("delta", 650),)), BOUNDS, 32)
 )
 EVENT = TruncatedPoissonSampledEvent(300, 1 / 3, 140, SUM)
-SITUATION = Situation(EVENT, BOUNDS, 30, 300, 100, 300**-1.1, 5.0, 0.5, "secagg+", "semi-honest", False)
+SITUATION = Situation(
+    EVENT, BOUNDS, 1, 30, 30, 300, 100, 300**-1.1, 5.0, 0.5, False, 16, "secagg+", "semi-honest", False
+)
 
 
 def text(situation: Situation) -> str:
@@ -48,6 +54,40 @@ def test_without_a_mechanism_nothing_is_claimed() -> None:
     assert "No privacy is claimed" in said
     assert "sees every single update" in said
     assert "ε" not in said
+
+
+def test_noise_is_said_to_be_where_it_is() -> None:
+    """Whose noise it is, and what the coordinator sees."""
+    shape = SumShape(VectorSpec((Vector("delta", 650),)), BOUNDS, 32)
+    local = LocalGaussian(clip_norm=0.5, noise_multiplier=2.0).event(shape)
+    said = text(replace(SITUATION, event=local, protocol="none", threat_model="none"))
+    assert "needs nobody else's" in said
+    assert f"server ε {forecast_server(local, 17, 300**-1.1):.3g}" in said
+    assert "Every update, with the noise of the member that sent it." in said
+    central = CentralGaussian(clip_norm=0.5, noise_multiplier=2.0).event(shape)
+    said = text(replace(SITUATION, event=central, protocol="none", threat_model="none"))
+    assert "nothing is claimed, it sees single updates without noise" in said
+    assert "possibly single examples" in said
+    said = text(replace(SITUATION, event=central))
+    assert "nothing is claimed, it sees sums without noise" in said
+    skellam = DistributedSkellam(clip_norm=0.5, noise_multiplier=2.0).event(shape)
+    said = text(replace(SITUATION, event=skellam))
+    assert f"released ε {forecast(skellam, 30, 300**-1.1):.3g} after 30 rounds (without" in said
+
+
+def test_laplace_noise_has_its_own_norm_and_needs_no_delta() -> None:
+    shape = SumShape(VectorSpec((Vector("delta", 10),)), BOUNDS, 32)
+    laplace = CentralLaplace(clip_norm=1.0, noise_multiplier=2.0).event(shape)
+    said = text(replace(SITUATION, event=laplace, rounds=1, clip_norm=1.0))
+    assert "a sum of sizes (L1) of 1 at most" in said
+    assert "One participation is worth 0.5 at δ 0" in said
+    assert "nothing is claimed, it sees sums without noise" in said
+    assert "a length (L2) of 0.5 at most" in text(SITUATION)
+
+
+def test_a_clip_norm_that_moves_is_said_to_move() -> None:
+    assert "follow the share of updates" in text(replace(SITUATION, adaptive=True))
+    assert "follow the share of updates" not in text(SITUATION)
 
 
 def test_a_seed_is_said_to_protect_nobody() -> None:

@@ -7,6 +7,7 @@ kill the process (as far as Python can: with a `BaseException` that nobody catch
 import contextlib
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -19,10 +20,12 @@ from quorate.plan import Plan
 from quorate.privacy import Ledger
 from quorate.randomness import Randomness, generator
 from quorate.rounds import Closed, Outcome
+from quorate.server import checkpoints
 from quorate.server.coordinator import ATTEMPTS, Coordinator
 from quorate.server.selection import FixedSize, TruncatedPoisson
 from quorate.server.store import Store
-from quorate.simulations.fleet import Simulation
+from quorate.server.summing import SummingEngine
+from quorate.simulations.source import Simulation
 from tests.federations import CLIPPED, GAUSSIAN, IDEAL, SECAGG, plan, wine
 
 CLIENTS = 12
@@ -82,6 +85,7 @@ def watched_store(store, wire):
         "store",
         {
             "open_round": None,
+            "assign": None,
             "commit": None,
             "abort": None,
             "rounds": None,
@@ -141,6 +145,7 @@ class Process:
     store: Store
     ledger: Ledger | None
     fleet: object
+    plan: Plan
     coordinator: Coordinator | None = None
 
     @property
@@ -160,7 +165,7 @@ def process(directory, made: Plan, wire=None, left=None, fleet=None, seed=5, sta
     store = Store(directory)
     run = store.open_run(made.terms().encoded(), terms_hash(made), simulated=seed is not None)
     rows, members = store.ledger(run.id), fleet or simulation.open(made, directory)
-    parts = Process(store, None, members)
+    parts = Process(store, None, members, made)
     try:
         watched = store
         if wire is not None:
@@ -172,15 +177,16 @@ def process(directory, made: Plan, wire=None, left=None, fleet=None, seed=5, sta
             parts.ledger = Ledger(rows, delta=made.privacy.delta, budget=budget, simulated=seed is not None)
         sampler = TruncatedPoisson(made.rounds.cohort, made.rounds.largest_cohort)
         if start:
+            randomness = Randomness.system() if seed is None else Randomness.from_seed(seed)
+            initial = made.task.resolve().model.initial(generator(seed, "initial parameters"))
             parts.coordinator = Coordinator(
-                plan=made,
                 run=run,
-                fleet=members,
+                rounds=made.rounds.count,
+                engine=SummingEngine(made, run.id, members, CLIENTS, randomness, initial),
                 store=watched,
                 sampler=FixedSize(made.rounds.cohort) if made.rounds.sampling == "fixed" else sampler,
                 ledger=parts.ledger,
-                randomness=Randomness.system() if seed is None else Randomness.from_seed(seed),
-                initial=made.task.resolve().model.initial(generator(seed, "initial parameters")),
+                randomness=randomness,
                 **options,
             )
         yield parts
@@ -230,6 +236,7 @@ def order(events: list[str], *wanted: str) -> list[str]:
 STEPS = (
     "store.open_round",
     "ledger.append",
+    "store.assign",
     "fleet.collect",
     "journal.revealing",
     "sink.add",
@@ -247,6 +254,7 @@ def test_what_leaves_is_written_first(tmp_path, protocol):
     assert order(wire.events, *STEPS) == list(STEPS)
     for written, done in (
         ("ledger.append returned", "fleet.collect"),
+        ("store.assign returned", "fleet.collect"),
         ("journal.revealing returned", "sink.add"),
     ):
         assert wire.events.index(written) < wire.events.index(done)
@@ -298,7 +306,7 @@ def test_an_assignment_holds_the_exact_terms_and_their_hash(tmp_path):
     with process(tmp_path, made, Wire()) as parts:
         parts.coordinator.round()
         (assignment,) = parts.fleet.assignments
-        resolved = parts.coordinator.plan
+        resolved = parts.plan
     assert assignment.terms == resolved.terms().encoded()
     assert assignment.terms_hash.hex() == terms_hash(resolved)
     assert assignment.bounds == resolved.bounds(CLIENTS)
@@ -493,7 +501,7 @@ def check_a_death(directory, made, kills, whole):
     assert now.released >= spent.released
     story.look(directory, made)
     if len(rounds) == made.rounds.count:  # no round was aborted: the same run, to the bit
-        assert end.encoded() == state.encoded()
+        assert checkpoints.encode(end) == checkpoints.encode(state)
 
 
 @pytest.mark.parametrize("protocol", [IDEAL, SECAGG], ids=["ideal", "secagg"])
@@ -535,22 +543,30 @@ def test_a_killed_round_that_may_have_revealed_something_stays_charged(tmp_path)
 
 
 def test_members_are_told_again_how_the_last_rounds_ended(tmp_path):
-    made = plan(rounds=FIXED)
-    wire = Wire()
-    with process(tmp_path, made, wire) as parts:
-        parts.coordinator.round()
+    made = plan(rounds={"count": 3, "cohort": CLIENTS, "sampling": "fixed"})
+    dropping = Simulation(wine(CLIENTS), seed=5, drop_before_masking=0.2)
+    seeded = made.model_copy(update={"fleet": dropping.section()}).resolved(CLIENTS)
+    with process(tmp_path, made, fleet=dropping.open(seeded, tmp_path)) as parts:
+        report = parts.coordinator.round()
+        cohort = set(parts.store.outcomes(parts.store.runs()[0].id, 1))
     told = []
 
     class Listening(Unreliable):
-        def conclude(self, run, number, outcome):
-            told.append((number, outcome))
+        def conclude(self, run, number, outcomes):
+            told.append((number, outcomes))
 
     fleet = Listening(Simulation(wine(CLIENTS), seed=5).open(made.resolved(CLIENTS), tmp_path), None)
     with process(tmp_path, made, fleet=fleet, start=False) as parts:
-        parts.store.open_round(parts.store.runs()[0].id, 1)
+        run = parts.store.runs()[0].id
+        parts.store.assign(run, parts.store.open_round(run, 1), ["client-3", "client-4"])
     fleet = Listening(Simulation(wine(CLIENTS), seed=5).open(made.resolved(CLIENTS), tmp_path), None)
     with process(tmp_path, made, fleet=fleet):
-        assert told == [(2, Outcome.ABORTED), (1, Outcome.COMMITTED)]
+        (second, aborted), (first, committed) = told
+    assert (second, aborted) == (2, {"client-3": Outcome.ABORTED, "client-4": Outcome.ABORTED})
+    assert first == 1
+    assert set(committed) == cohort
+    assert len(cohort) == CLIENTS
+    assert Counter(committed.values())[Outcome.COMMITTED] == report.survivors < CLIENTS
 
 
 def test_a_finished_run_starts_no_round_again(tmp_path):
@@ -561,7 +577,7 @@ def test_a_finished_run_starts_no_round_again(tmp_path):
     with process(tmp_path, made, Wire()) as parts:
         parts.coordinator.run_to_end()
         assert parts.fleet.assignments == []
-        assert parts.coordinator.state.encoded() == state.encoded()
+        assert checkpoints.encode(parts.coordinator.state) == checkpoints.encode(state)
 
 
 def test_an_unseeded_run_draws_anew_each_time(tmp_path):
@@ -584,4 +600,4 @@ def test_a_committed_state_is_what_the_store_holds(tmp_path):
         after = parts.coordinator.state.parameters.vector
         assert not np.array_equal(before, after)
         version, state = parts.store.checkpoint(parts.store.runs()[0].id)
-        assert (version, state) == (1, parts.coordinator.state.encoded())
+        assert (version, state) == (1, checkpoints.encode(parts.coordinator.state))

@@ -182,9 +182,13 @@ class Population:
     """Every child."""
 
     size: int = COUNT
+    present: int = COUNT
 
     def member(self, index: int) -> Member:
         return MEMBERS[index]
+
+    def is_present(self, index: int) -> bool:
+        return True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from quorate.errors import QuorateError
 from quorate.randomness import Randomness
-from quorate.server.selection import FixedSize, TruncatedPoisson
+from quorate.server.selection import FixedSize, TruncatedPoisson, _below
 
 DRAWS = 4000
 SURPRISE = 1e-4
@@ -22,10 +23,29 @@ class Numbered:
 
     size: int
 
+    @property
+    def present(self) -> int:
+        return self.size
+
     def member(self, index: int) -> str:
         if not 0 <= index < self.size:
             raise IndexError(index)
         return str(index)
+
+    def is_present(self, index: int) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class HalfAway(Numbered):
+    """Of these, only members with an even index are there."""
+
+    @property
+    def present(self) -> int:
+        return (self.size + 1) // 2
+
+    def is_present(self, index: int) -> bool:
+        return index % 2 == 0
 
 
 def draws(sampler, size, seed=1):
@@ -140,3 +160,29 @@ def test_only_the_drawn_members_are_made():
 
     cohort = TruncatedPoisson(20, 20).draw(Lazy(100_000), Randomness.from_seed(3))
     assert len(made) == len(cohort) <= 20
+
+
+@pytest.mark.parametrize("sampler", [TruncatedPoisson(5, 20), FixedSize(5)])
+def test_only_present_members_are_drawn_and_all_of_them_alike(sampler):
+    root = Randomness.from_seed(7)
+    cohorts = [sampler.draw(HalfAway(20), root.spawn("cohort", i)) for i in range(DRAWS)]
+    counts = inclusions(cohorts, 20)
+    assert counts[1::2] == [0] * 10
+    check_each(counts[::2], 5 / 10)
+
+
+@pytest.mark.parametrize("threshold", [0, 1, 1 << 56, (1 << 56) - 1, 3 << 55, (1 << 64) - 1, 77 << 50])
+def test_indices_below_a_threshold_have_its_probability_whatever_its_bytes(threshold):
+    count = 40_000
+    drawn = list(_below(threshold, count, Randomness.from_seed(11)))
+    assert stats.binomtest(len(drawn), count, threshold / 2**64).pvalue > SURPRISE
+    assert drawn == sorted(set(drawn))
+
+
+def test_members_who_are_said_to_be_there_and_are_not_end_the_draw():
+    class Empty(Numbered):
+        def is_present(self, index):
+            return False
+
+    with pytest.raises(QuorateError, match="fewer members are present"):
+        FixedSize(3).draw(Empty(10), Randomness.from_seed(0))

@@ -10,7 +10,7 @@ import pytest
 from quorate.errors import ProtocolViolation, QuorumNotReached
 from quorate.privacy.secagg import SecAggParameters, SecAggSummation
 from quorate.randomness import Randomness
-from quorate.rounds import CohortBounds, Deadlines
+from quorate.rounds import Close, CohortBounds, Deadlines
 from quorate.server.sessions import drive
 from quorate.simulations.transport import InProcess
 from quorate.summation import Lost, Message, Outgoing, SumSession
@@ -96,7 +96,7 @@ class Tampered:
 @pytest.mark.parametrize("kind", ["plain", "secagg"])
 def test_the_sum_is_that_of_all_members(kind):
     aggregate, lost = run(kind)
-    np.testing.assert_array_equal(aggregate.total, total(MEMBERS))
+    np.testing.assert_array_equal(aggregate.sums[0], total(MEMBERS))
     assert sorted(aggregate.survivors) == MEMBERS
     assert lost == {}
 
@@ -110,7 +110,7 @@ def test_a_lost_member_is_counted_in_the_phase_it_was_lost_in(silent_after, phas
     left = [m for m in MEMBERS if in_the_sum or m not in ("client-3", "client-7")]
     assert lost == {phase: 2}
     assert sorted(aggregate.survivors) == left
-    np.testing.assert_array_equal(aggregate.total, total(left))
+    np.testing.assert_array_equal(aggregate.sums[0], total(left))
 
 
 @pytest.mark.parametrize("kind", ["plain", "secagg"])
@@ -426,5 +426,19 @@ def test_members_may_answer_from_other_threads():
                 return self._events.popleft() if self._events else None
 
     aggregate, lost = run(transport=Threads(halves("secagg", Diary())))
-    np.testing.assert_array_equal(aggregate.total, total(MEMBERS))
+    np.testing.assert_array_equal(aggregate.sums[0], total(MEMBERS))
     assert lost == {}
+
+
+@pytest.mark.parametrize(("kind", "phase"), [("plain", "update"), ("secagg", "advertise")])
+def test_once_enough_have_reported_the_others_are_too_late(kind, phase):
+    journal, sink, seen = Diary(), RunningSum(LENGTH, np.dtype(np.uint32)), []
+    transport = InProcess(halves(kind, journal), {"client-9": 3})
+    half = summation(kind, journal).server(sink)
+    told = lambda *event: seen.append((event[0], event[2]))  # noqa: E731
+    lost = drive(half, transport, MEMBERS, PATIENT, journal, Close(after=7), told)
+    assert lost == {phase: 3}
+    assert sorted(sink.result().survivors) == MEMBERS[:7]
+    np.testing.assert_array_equal(sink.result().sums[0], total(MEMBERS[:7]))
+    assert seen[0] == (phase, 3)
+    assert all(count == 0 for _, count in seen[1:])

@@ -13,17 +13,9 @@ from quorate.clients.adapters.examples import Examples
 from quorate.errors import PlanError, PolicyRefused, QuorateError, QuorumNotReached
 from quorate.parameters import Layout
 from quorate.randomness import Randomness
-from quorate.rounds import (
-    Assignment,
-    Broadcast,
-    Close,
-    Instruction,
-    Kind,
-    Outcome,
-    PublicValues,
-    Update,
-)
-from quorate.simulations.fleet import Simulation, simulation
+from quorate.rounds import Assignment, Broadcast, Close, Instruction, Kind, Outcome, PublicValues, Update
+from quorate.server import checkpoints
+from quorate.simulations.source import Simulation, simulation
 from tests.federations import CLIPPED, GAUSSIAN, IDEAL, SECAGG, SOFTMAX_DIGITS, digits, plan, wine
 
 CLIENTS = 12
@@ -47,7 +39,7 @@ def run(made, state=None, seed=7, watch=lambda report: None, clients=CLIENTS, **
 
 
 def bits(finished):
-    return finished.state.encoded()
+    return checkpoints.encode(finished.state)
 
 
 class One:
@@ -102,6 +94,7 @@ class One:
         {},
         {"privacy": GAUSSIAN, "secure_aggregation": IDEAL},
         {"privacy": GAUSSIAN, "secure_aggregation": SECAGG},
+        {"privacy": {**GAUSSIAN, "adaptive_clip": {"count_noise": 0.2}}, "secure_aggregation": IDEAL},
         {"strategy": {"name": "scaffold"}},
         {"task": {"name": "mlp", "inputs": 13, "hidden": [8], "classes": 3}},
     ],
@@ -136,18 +129,25 @@ def test_epsilon_is_marked_as_simulated_when_a_seed_made_the_noise(seed):
 # --- The protocol's sum is the plain ring sum
 
 
-@pytest.mark.parametrize("privacy", [CLIPPED, GAUSSIAN])
+@pytest.mark.parametrize(
+    ("privacy", "ring"),
+    [
+        (CLIPPED, np.uint32),
+        (GAUSSIAN, np.uint16),
+        ({**GAUSSIAN, "mechanism": "distributed-skellam"}, np.uint16),
+    ],
+)
 @pytest.mark.parametrize("drop", [0.0, 0.15])
-def test_the_exact_sum_is_the_ideal_one_bit_for_bit(privacy, drop):
+def test_the_exact_sum_is_the_ideal_one_bit_for_bit(privacy, ring, drop):
     sums = {}
     for name, summing in (("ideal", IDEAL), ("exact", SECAGG)):
         lenient = {**summing, "min_survivors": 3}
         one = One(plan(rounds=FIXED, privacy=privacy, secure_aggregation=lenient), drop_before_masking=drop)
         aggregate, closed = one.collect()
-        sums[name] = aggregate.total
+        sums[name] = aggregate.sums[0]
         assert set(closed.survivors) == set(aggregate.survivors)
         assert len(closed.survivors) == 8 - sum(closed.lost.values())
-    assert sums["exact"].dtype == np.uint32
+    assert sums["exact"].dtype == ring
     np.testing.assert_array_equal(sums["exact"], sums["ideal"])
 
 
@@ -163,7 +163,7 @@ def test_the_sum_is_what_the_clients_alone_would_have_encoded():
     one = One(plan(rounds=FIXED, privacy=CLIPPED, secure_aggregation=SECAGG))
     aggregate, _ = one.collect()
     encoding = pipeline.build(one.terms, one.bounds, one.assignment().broadcast.public)
-    decoded, _ = encoding.decode(aggregate, Randomness.from_seed(0))
+    decoded, _, _ = encoding.decode(aggregate, Randomness.from_seed(0), {})
     model, data = one.plan.task.resolve().model, wine(CLIENTS)
     deltas = []
     for i in range(8):
@@ -179,7 +179,7 @@ def test_each_client_adds_noise_of_its_own():
     names = [one.fleet.member(i) for i in range(8)]
     first, _ = one.collect(1, names)
     second, _ = one.collect(2, names)
-    assert not np.array_equal(first.total, second.total)
+    assert not np.array_equal(first.sums[0], second.sums[0])
 
 
 # --- Dropouts
@@ -259,7 +259,7 @@ def poisoned(*chosen):
 def test_a_client_whose_training_diverges_is_lost_and_the_sum_stays_finite():
     one = One(plan(rounds=FIXED, training={"epochs": 3}), data=poisoned(2))
     aggregate, closed = one.collect()
-    assert np.isfinite(aggregate.total).all()
+    assert np.isfinite(aggregate.sums[0]).all()
     assert closed.lost == {"update": 1}
     assert "client-2" not in closed.survivors
 
@@ -392,16 +392,22 @@ def test_a_state_is_kept_when_the_round_is_committed_and_dropped_when_it_is_abor
         [Outcome.COMMITTED, Outcome.ABORTED, Outcome.COMMITTED, Outcome.COMMITTED], 1
     ):
         one.collect(number, names)
-        one.fleet.conclude("run", number, outcome)
+        one.fleet.conclude("run", number, dict.fromkeys(names, outcome))
         kept.append(int(one.fleet._states.get("run", "client-0")["seen"]))
     assert kept == [1, 1, 2, 3]
+
+
+@pytest.mark.parametrize("sections", [{}, {"privacy": CLIPPED, "secure_aggregation": SECAGG}])
+def test_of_an_over_selected_cohort_as_many_are_in_the_sum_as_are_wanted(sections):
+    finished = run(plan(rounds={**FIXED, "over_selection": 1.5}, **sections))
+    assert [(r.cohort, r.survivors) for r in finished.committed] == [(12, 8)] * 3
 
 
 def test_who_is_not_in_the_sum_keeps_its_old_state():
     one = One(counting({"count": 1, "cohort": 12, "sampling": "fixed"}), drop_before_masking=0.2)
     names = [one.fleet.member(i) for i in range(12)]
     _, closed = one.collect(1, names)
-    one.fleet.conclude("run", 1, Outcome.COMMITTED)
+    one.fleet.conclude("run", 1, dict.fromkeys(closed.survivors, Outcome.COMMITTED))
     assert 0 < len(closed.survivors) < 12
     for name in names:
         assert ("seen" in one.fleet._states.get("run", name)) == (name in closed.survivors)
@@ -411,11 +417,11 @@ def test_who_is_not_in_the_sum_keeps_its_old_state():
 def test_scaffold_s_control_variates_are_kept_on_commit_and_dropped_on_abort(summing):
     one = One(plan(rounds=FIXED, strategy={"name": "scaffold"}, privacy=CLIPPED, secure_aggregation=summing))
     one.collect(1)
-    one.fleet.conclude("run", 1, Outcome.ABORTED)
+    one.fleet.conclude("run", 1, {"client-0": Outcome.ABORTED})
     assert one.fleet._states.get("run", "client-0") == {}
     one.collect(2)
     assert one.fleet._states.get("run", "client-0") == {}
-    one.fleet.conclude("run", 2, Outcome.COMMITTED)
+    one.fleet.conclude("run", 2, {"client-0": Outcome.COMMITTED})
     control = one.fleet._states.get("run", "client-0")["control"]
     assert control.shape == (one.plan.task.resolve().layout.size,)
     assert np.abs(control).max() > 0
@@ -479,3 +485,22 @@ def test_a_run_that_is_never_quorate_gives_up_with_a_reason():
     made = plan(rounds=FIXED, privacy=CLIPPED, secure_aggregation=IDEAL)
     with pytest.raises(QuorateError, match=r"10 rounds in a row were aborted, .* left after 'update'"):
         run(made, drop_before_masking=0.95)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"dataset": "digits"}, "clients: missing; 'digits' is in one place"),
+        ({"dataset": "fedprox", "partition": "iid"}, "partition: 'fedprox' has 30 clients of its own"),
+        ({"dataset": "fedprox", "options": {"gamma": 1}}, "options.gamma: unknown key"),
+    ],
+)
+def test_data_that_do_not_fit_their_settings_are_refused(settings, said):
+    with pytest.raises(PlanError, match=said):
+        simulation(**settings)
+
+
+def test_a_dataset_with_clients_of_its_own_is_told_how_many():
+    made = simulation(dataset="fedprox", clients=7, options={"alpha": 0.5})
+    assert len(made.data) == 7
+    assert "0.5, 1" in made.data.name

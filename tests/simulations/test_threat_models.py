@@ -6,7 +6,7 @@ from quorate.errors import PlanError
 from quorate.plan import Plan, Rounds, SecAggPlus, Training
 from quorate.privacy import NoPrivacy
 from quorate.simulations import datasets
-from quorate.simulations.fleet import Simulation
+from quorate.simulations.source import Simulation
 from quorate.task import Task
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from quorate.endorsement import Endorsement
 from quorate.errors import ProtocolViolation
 from quorate.parameters import Layout
 from quorate.rounds import (
@@ -29,6 +30,8 @@ names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 counts = st.integers(0, 2**63 - 1)
+codes = st.from_regex(r"[a-z][a-z0-9-]{0,31}", fullmatch=True)
+endorsements = st.builds(Endorsement, st.binary(max_size=40), st.binary(max_size=70))
 
 
 def vectors(size: int | None = None) -> st.SearchStrategy[np.ndarray]:
@@ -67,6 +70,7 @@ def assignments(draw: st.DrawFn) -> Assignment:
         bounds=CohortBounds(largest, fewest, honest, draw(positive)),
         members=(),
         deadlines=Deadlines(draw(positive), draw(positive)),
+        endorsement=draw(st.none() | endorsements),
     )
 
 
@@ -74,7 +78,7 @@ frames = st.one_of(
     assignments(),
     st.builds(SumMessage, names, counts, st.binary(max_size=50)),
     st.builds(Conclusion, names, counts, st.sampled_from(Outcome)),
-    st.builds(Decline, names, counts, texts),
+    st.builds(Decline, names, counts, codes, texts),
 )
 
 
@@ -143,7 +147,7 @@ def test_a_truncated_frame_is_refused(frame: Frame, data: st.DataObject) -> None
         an_assignment(),
         SumMessage("run", 1, bytes(40)),
         Conclusion("run", 1, Outcome.COMMITTED),
-        Decline("run", 1, "no"),
+        Decline("run", 1, "declined", "no"),
     ],
 )
 def test_every_truncation_of_a_typical_frame_is_refused(frame: Frame) -> None:
@@ -225,7 +229,6 @@ def test_vectors_that_are_not_finite_are_refused(where: str, bad: float) -> None
         ("assignment.bounds.denominator", 0.0),
         ("assignment.bounds.denominator", math.nan),
         ("conclusion", "maybe"),
-        ("decline", "n" * 1001),
     ],
 )
 def test_a_value_out_of_range_is_refused(path: str, value: object) -> None:
@@ -236,6 +239,13 @@ def test_a_value_out_of_range_is_refused(path: str, value: object) -> None:
         target = getattr(target, name)
     setattr(target, field, value)
     with pytest.raises(ProtocolViolation):
+        decode(frame.SerializeToString())
+
+
+@pytest.mark.parametrize(("code", "reason"), [("no", "n" * 1001), ("", "no"), ("No", "no"), ("n" * 33, "no")])
+def test_a_decline_without_a_proper_code_or_with_a_long_reason_is_refused(code: str, reason: str) -> None:
+    frame = pb.Frame(run="run", round=1, decline=pb.Decline(code=code, reason=reason))
+    with pytest.raises(ProtocolViolation, match="reason"):
         decode(frame.SerializeToString())
 
 
@@ -261,5 +271,5 @@ def test_a_shape_that_claims_more_than_what_was_sent_costs_no_memory() -> None:
 
 
 def test_a_long_reason_is_cut_where_it_is_sent() -> None:
-    again = decode(encode(Decline("run", 1, "n" * 5000)))
-    assert again == Decline("run", 1, "n" * 1000)
+    again = decode(encode(Decline("run", 1, "declined", "n" * 5000)))
+    assert again == Decline("run", 1, "declined", "n" * 1000)

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from quorate.privacy.mechanisms.base import Mechanism
 from quorate.privacy.mechanisms.central_gaussian import CentralGaussian
-from quorate.privacy.mechanisms.distributed_gaussian import DistributedGaussian, NoiseShare
+from quorate.privacy.mechanisms.central_laplace import CentralLaplace
+from quorate.privacy.mechanisms.distributed_gaussian import DistributedGaussian
+from quorate.privacy.mechanisms.distributed_noise import NoiseShare
+from quorate.privacy.mechanisms.distributed_skellam import DistributedSkellam
+from quorate.privacy.mechanisms.dp_ftrl import DpFtrl
+from quorate.privacy.mechanisms.local_gaussian import LocalGaussian
 from quorate.privacy.mechanisms.none import NoPrivacy
-from quorate.privacy.mechanisms.rounded_gaussian import Encoding, RoundedGaussian
+from quorate.privacy.mechanisms.rounded_noise import Encoding, RoundedNoise
 
 __all__ = [
     "CentralGaussian",
+    "CentralLaplace",
     "DistributedGaussian",
+    "DistributedSkellam",
+    "DpFtrl",
     "Encoding",
+    "LocalGaussian",
     "Mechanism",
     "NoPrivacy",
     "NoiseShare",
-    "RoundedGaussian",
+    "RoundedNoise",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -9,9 +10,9 @@ import numpy as np
 from quorate.codecs import Codec
 from quorate.privacy.events import Event
 from quorate.randomness import Randomness
-from quorate.rounds import CohortBounds, PublicValues, Vector, VectorSpec
+from quorate.rounds import CohortBounds, PublicValues, State, SumShape, Vector, VectorSpec
 
-__all__ = ["Mechanism"]
+__all__ = ["Mechanism", "Stateless"]
 
 
 class Mechanism(Protocol):
@@ -25,6 +26,11 @@ class Mechanism(Protocol):
     @property
     def private(self) -> bool:
         """Whether an ε is claimed."""
+        ...
+
+    @property
+    def needs_hidden_updates(self) -> bool:
+        """Whether its claim falls where the server sees single updates."""
         ...
 
     @property
@@ -42,44 +48,117 @@ class Mechanism(Protocol):
         """The `released` ε that the ledger must not pass; None: no limit."""
         ...
 
-    def codec(
-        self, vector: Vector, vectors: VectorSpec, bounds: CohortBounds, public: PublicValues, *, ring: bool
-    ) -> Codec:
+    def riding(self, vectors: VectorSpec) -> VectorSpec:
+        """Everything that rides in the sum with noise: a strategy's vectors, and the mechanism's own."""
+        ...
+
+    def measured(
+        self, values: Mapping[str, np.ndarray], vectors: VectorSpec, public: PublicValues
+    ) -> Mapping[str, np.ndarray]:
+        """The mechanism's own vectors, made on the client from those of its update.
+
+        Args:
+            values: of the update, by name.
+            vectors: everything that rides in the sum.
+            public: the round's clip norm.
+        """
+        ...
+
+    def init(self, vectors: VectorSpec) -> State:
+        """What the mechanism keeps from round to round, before the first one; it is checkpointed with the model."""
+        ...
+
+    def clip(self, state: State) -> float | None:
+        """The round's clip norm, which is public."""
+        ...
+
+    def update(self, state: State, means: Mapping[str, np.ndarray]) -> tuple[State, Mapping[str, np.ndarray]]:
+        """The state after a round, and the round's means as the strategy may use them.
+
+        Args:
+            state: before the round.
+            means: of each vector, float64, with the noise in them; those of the mechanism's own are left out of what
+                is returned.
+        """
+        ...
+
+    def impossible(self, expected_cohort: float) -> list[str]:
+        """What of the section can't be with so many members expected in a sum, a sentence each."""
+        ...
+
+    def ring_bits(self, vectors: VectorSpec, bounds: CohortBounds) -> int:
+        """The ring to sum in where the plan doesn't say: 16 bits where that costs next to nothing, else 32."""
+        ...
+
+    def codec(self, vector: Vector, shape: SumShape, public: PublicValues) -> Codec:
         """The chain for one vector of the update.
 
         Args:
-            vector: one of `vectors`.
-            vectors: everything that rides in the sum with it.
-            bounds: of the cohort.
+            vector: one of `shape.vectors`.
+            shape: of the round's sum.
             public: the round's clip norm and rotation seed.
-            ring: whether sums are taken modulo 2^32 (uint32 on the wire) or of float32 values.
 
         Raises:
             PlanError: the combination can't be had.
         """
         ...
 
-    def top_up(
+    def release(
         self,
         total: np.ndarray,
         vector: Vector,
-        vectors: VectorSpec,
-        bounds: CohortBounds,
+        shape: SumShape,
         survivors: int,
         randomness: Randomness,
-    ) -> np.ndarray:
+        state: State,
+    ) -> tuple[np.ndarray, State]:
         """A vector's encoded sum as it may be decoded and released: with the noise that the server adds.
 
         Args:
             total: the sum of the encoded vectors, shape (encoded length,); it is not changed.
-            vector: one of `vectors`.
-            vectors: everything that rides in the sum.
-            bounds: of the cohort.
+            vector: one of `shape.vectors`.
+            shape: of the round's sum.
             survivors: how many members' vectors are in the sum.
             randomness: the server's own, never shown.
+            state: the mechanism's, before the sum.
+
+        Returns:
+            What the codec decodes, and the state after it.
         """
         ...
 
-    def event(self, vectors: VectorSpec, bounds: CohortBounds) -> Event | None:
+    def event(self, shape: SumShape) -> Event | None:
         """What a round releases of its cohort, before sampling; None when no privacy is claimed."""
         ...
+
+
+class Stateless:
+    """For mechanisms whose rounds are all alike: nothing is kept or measured, and the plan's clip norm stays."""
+
+    clip_norm: float | None
+
+    def impossible(self, expected_cohort: float) -> list[str]:
+        """Nothing."""
+        return []
+
+    def riding(self, vectors: VectorSpec) -> VectorSpec:
+        """The strategy's."""
+        return vectors
+
+    def measured(
+        self, values: Mapping[str, np.ndarray], vectors: VectorSpec, public: PublicValues
+    ) -> Mapping[str, np.ndarray]:
+        """Nothing."""
+        return {}
+
+    def init(self, vectors: VectorSpec) -> State:
+        """Nothing."""
+        return {}
+
+    def clip(self, state: State) -> float | None:
+        """The plan's."""
+        return self.clip_norm
+
+    def update(self, state: State, means: Mapping[str, np.ndarray]) -> tuple[State, Mapping[str, np.ndarray]]:
+        """Both as they are."""
+        return state, means

@@ -7,31 +7,34 @@ Theorem 7), without any τ.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from quorate.codecs import Codec
 from quorate.privacy.events import CentralDiscreteGaussianEvent
-from quorate.privacy.mechanisms.rounded_gaussian import Encoding, RoundedGaussian
-from quorate.privacy.noise import discrete_gaussian
+from quorate.privacy.mechanisms.rounded_noise import Encoding, RoundedNoise
+from quorate.privacy.noise import add_noise
 from quorate.randomness import Randomness
-from quorate.rounds import CohortBounds, Vector, VectorSpec
+from quorate.rounds import CohortBounds, SumShape, Vector
 
 __all__ = ["CentralGaussian"]
 
 
-class CentralGaussian(RoundedGaussian):
+class CentralGaussian(RoundedNoise):
     """Discrete Gaussian noise that the server adds to the sum: as accurate as can be, if the server is trusted.
 
     Threat model: against those who see only the released models, the coordinator is trusted to add the noise, and to
-    draw the cohort in secret. Against the coordinator nothing is claimed (the `server` ε is infinite): secure
-    aggregation shows it the exact sum. Clients need not be trusted with noise, so no share of them is left out, and
-    what dropouts leave has the same noise. Unit of privacy: one member's whole contribution, replaced by zero, in
-    every round. Members that send something malformed are not bounded: clipping is done by honest clients.
+    draw the cohort in secret. Against the coordinator nothing is claimed (the `server` ε is infinite): it sees the
+    exact sum under secure aggregation, and every single update without. Clients need not be trusted with noise, so no
+    share of them is left out, and what dropouts leave has the same noise. Unit of privacy: one member's whole
+    contribution, replaced by zero, in every round. Members that send something malformed are not bounded: clipping is
+    done by honest clients.
 
-    The noise multiplier is that of all the noise. See `RoundedGaussian` for the arguments.
+    The noise multiplier is that of all the noise. See `RoundedNoise` for the arguments.
     """
+
+    needs_hidden_updates: ClassVar[bool] = False
 
     mechanism: Literal["central-gaussian"] = "central-gaussian"
 
@@ -44,20 +47,13 @@ class CentralGaussian(RoundedGaussian):
         return ()
 
     def top_up(
-        self,
-        total: np.ndarray,
-        vector: Vector,
-        vectors: VectorSpec,
-        bounds: CohortBounds,
-        survivors: int,
-        randomness: Randomness,
+        self, total: np.ndarray, vector: Vector, shape: SumShape, survivors: int, randomness: Randomness
     ) -> np.ndarray:
-        """The sum with all the noise, uint32: the same for any number of survivors."""
-        noisy = np.array(total, np.uint32)
-        variance = self.encoding(vector, vectors, bounds).local_variance
-        noisy += discrete_gaussian(variance, noisy.size, randomness).astype(np.uint32)
-        return noisy
+        """The sum with all the noise, in its own dtype: the same for any number of survivors."""
+        noisy = total.astype(np.int32)
+        add_noise(self.law, self.encoding(vector, shape).local_variance, noisy, randomness)
+        return noisy.astype(total.dtype)
 
-    def event(self, vectors: VectorSpec, bounds: CohortBounds) -> CentralDiscreteGaussianEvent:
+    def event(self, shape: SumShape) -> CentralDiscreteGaussianEvent:
         """The sum with the server's noise."""
-        return CentralDiscreteGaussianEvent(self.noisy_vectors(vectors, bounds), bounds.min_survivors)
+        return CentralDiscreteGaussianEvent(self.noisy_vectors(shape), shape.bounds.min_survivors)

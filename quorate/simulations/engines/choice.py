@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Any
 
+from quorate.clients.adapters.numpy_models import DenseModel
 from quorate.errors import PlanError
 from quorate.plan import Plan
+from quorate.randomness import generator
+from quorate.rounds import Instruction
 from quorate.simulations.datasets import FederatedDataset
 from quorate.simulations.engines.contract import Engine
 from quorate.simulations.engines.processes import Processes, can_fork
 from quorate.simulations.engines.sequential import one_by_one
 from quorate.simulations.engines.site import InThisProcess, Site
 from quorate.simulations.engines.vectorised import can_vectorise, in_blocks
+from quorate.strategies.local_rules import Sgd
 from quorate.task import Model
 
 __all__ = ["ENGINES", "choose", "make_engine"]
@@ -25,12 +30,15 @@ _WORTH_PROCESSES = 1e9
 """Multiplications a round: about 20 ms of one core, where the workers' messages (about 1 ms) no longer matter."""
 
 
-def make_engine(name: str, workers: int | None, data: FederatedDataset, plan: Plan) -> Engine:
+def make_engine(
+    name: str, workers: int | None, address: str | None, data: FederatedDataset, plan: Plan
+) -> Engine:
     """The engine, started.
 
     Args:
         name: one of `ENGINES`.
         workers: of `processes`; None: one a core.
+        address: of a cluster, for engines that have one.
         data: the clients'.
         plan: resolved.
 
@@ -46,6 +54,11 @@ def make_engine(name: str, workers: int | None, data: FederatedDataset, plan: Pl
         raise PlanError(
             f"fleet.engine: 'vectorised' needs a model that trains many clients at once, and {model.name!r} does not; "
             "accepted: 'sequential', 'processes'"
+        )
+    if name == "processes" and not getattr(model, "survives_fork", True):
+        raise PlanError(
+            f"fleet.engine: 'processes' forks this process, which {model.name!r} does not survive (its framework has "
+            "threads of its own); accepted: 'vectorised', 'sequential'"
         )
     together = name != "sequential" and can_vectorise(model)
     site = Site(data, plan, in_blocks if together else one_by_one, together)
@@ -66,6 +79,12 @@ def choose(model: Model, data: FederatedDataset, plan: Plan, workers: int) -> tu
     """
     if not can_vectorise(model):
         return "sequential", f"{model.name!r} trains one client at a time; 'processes' may be faster"
+    if not isinstance(model, DenseModel):
+        try:
+            _try_together(model, data, plan)
+        except PlanError:
+            return "sequential", f"an operation of {model.name!r} can't be batched over clients"
+        return "vectorised", f"{model.name!r} trains many clients at once"
     work = 3.0 * model.layout.size * data.mean_examples * plan.rounds.cohort * plan.training.epochs
     shown = f"about {work:.0e} multiplications a round"
     if work < _WORTH_PROCESSES:
@@ -75,6 +94,17 @@ def choose(model: Model, data: FederatedDataset, plan: Plan, workers: int) -> tu
     if not can_fork():
         return "vectorised", f"{shown}, and workers can't be forked on this system"
     return "processes", f"{shown}, for {workers} workers"
+
+
+def _try_together(model: Any, data: FederatedDataset, plan: Plan) -> None:
+    """Has the first client take its steps; a framework says only then what it can't batch."""
+    settings = {
+        "learning_rate": plan.training.learning_rate,
+        "epochs": 1,
+        "batch_size": plan.training.batch_size,
+    }
+    parameters = model.initial(generator(0, "trial"))
+    model.fit_many(parameters, [data.clients[0]], [Instruction(Sgd.name, settings, seed=0)], [{}])
 
 
 def _cores() -> int:

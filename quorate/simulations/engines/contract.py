@@ -46,7 +46,7 @@ class Contribution:
 
     Args:
         member: who.
-        encoded: its encoded vector, shape (m,), uint32 or float32.
+        encoded: its encoded vector, shape (m,), uint16, uint32 or float32.
         state: what it keeps if the round is committed.
     """
 
@@ -60,8 +60,8 @@ class Done:
     """What came of an order.
 
     Args:
-        encoded: if it was to be summed, partial sums with the members that are in each: arrays of shape (m,), uint32
-            (modulo 2^32) or float64; otherwise every member's own vector, shape (m,), uint32 or float32.
+        encoded: if it was to be summed, partial sums with the members that are in each: arrays of shape (m,), of
+            the ring's dtype or float64; otherwise every member's own vector, shape (m,), of the ring's or float32.
         states: what the members keep if the round is committed.
     """
 

@@ -31,6 +31,7 @@ from quorate.rounds import Assignment, Member, PublicValues, State
 from quorate.simulations.engines import worker
 from quorate.simulations.engines.contract import Done, Order
 from quorate.simulations.engines.site import Site
+from quorate.sums import held_in
 
 __all__ = ["Processes", "can_fork", "deal"]
 
@@ -75,9 +76,10 @@ class Processes:
         worker.check_threads()
         self._site, self._context = site, multiprocessing.get_context("fork")
         self._board = worker.Board.of(site.plan)
-        length, dtype = _encoded(site.plan, len(site.data))
+        length, self._dtype = _encoded(site.plan, len(site.data))
         self._desks = [
-            worker.Desk(worker.shared(2, np.int64), worker.shared(length, dtype)) for _ in range(workers)
+            worker.Desk(worker.shared(2, np.int64), worker.shared(length, held_in(self._dtype)))
+            for _ in range(workers)
         ]
         self._workers: list[_Worker] = []
         self._start()
@@ -149,8 +151,7 @@ class Processes:
         members, states = answer
         if summed:
             return Done([(members, one.desk.total)] if members else [], states)
-        dtype = np.dtype(np.uint32 if one.desk.total.dtype == np.uint32 else np.float32)
-        vectors = [((member,), np.frombuffer(one.pipe.recv_bytes(), dtype)) for member in members]
+        vectors = [((member,), np.frombuffer(one.pipe.recv_bytes(), self._dtype)) for member in members]
         return Done(vectors, states)
 
     def _mourn(self, i: int, slim: Assignment, order: Order) -> bool:
@@ -217,8 +218,8 @@ def deal(sizes: Sequence[int], workers: int) -> list[list[int]]:
     return shares
 
 
-def _encoded(plan: Plan, population: int) -> tuple[int, type[np.generic]]:
-    """The length of an encoded vector, and what its sum is held in."""
+def _encoded(plan: Plan, population: int) -> tuple[int, np.dtype[np.generic]]:
+    """The length of an encoded vector, and its dtype."""
     public = PublicValues(plan.privacy.clip_norm, bytes(32))
     encoding = pipeline.build(plan.terms(), plan.bounds(population), public)
-    return encoding.length, np.uint32 if encoding.dtype == np.uint32 else np.float64
+    return encoding.length, encoding.dtype

@@ -1,6 +1,7 @@
 """The *vectorised* engine: many clients as one batched computation, in this process.
 
-For models with a `fit_many`, such as the NumPy reference models: it cuts the clients into blocks that fit the cache.
+For models that are `together` and have a `fit_many`: the NumPy reference models, JAX's losses and most PyTorch modules.
+It cuts the clients into blocks that fit the cache.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ __all__ = ["can_vectorise", "in_blocks"]
 
 def can_vectorise(model: Model) -> bool:
     """Whether the model trains many clients at once."""
-    return hasattr(model, "fit_many")
+    return bool(getattr(model, "together", False))
 
 
 def in_blocks(

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from quorate.errors import MissingExtra, QuorateError
 from quorate.parameters import Layout
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Board", "Desk", "check_threads", "serve", "shared"]
 
 
-def shared(length: int, dtype: type[np.generic]) -> np.ndarray:
+def shared(length: int, dtype: npt.DTypeLike) -> np.ndarray:
     """Zeros, shape (length,), in anonymous memory that forked children share; it goes with the last of them."""
     nbytes = max(1, length) * np.dtype(dtype).itemsize
     return np.frombuffer(mmap.mmap(-1, nbytes), dtype)[:length]
@@ -39,7 +40,7 @@ class Desk:
 
     Args:
         place: which members of its share are being trained (from, to), int64, shape (2,).
-        total: the partial sum, uint32 or float64, shape (m,).
+        total: the partial sum, of the ring's dtype or float64, shape (m,).
     """
 
     place: np.ndarray

@@ -12,8 +12,9 @@ from quorate import assembly
 from quorate.errors import DataError, PlanError, PolicyRefused
 from quorate.parameters import Layout
 from quorate.rounds import Update
+from quorate.server import checkpoints
 from quorate.simulations.engines.processes import deal
-from quorate.simulations.fleet import Simulation, simulation
+from quorate.simulations.source import Simulation, simulation
 from tests.federations import CLIPPED, GAUSSIAN, IDEAL, SECAGG, SOFTMAX_DIGITS, digits, plan, wine
 
 CLIENTS = 12
@@ -104,7 +105,7 @@ def test_equal_updates_give_the_same_sum_to_the_bit_in_this_process_and_in_other
     privacy = q.privacy.NoPrivacy(clip_norm=2.0)
     made = own(Halves(), privacy=privacy, secure_aggregation=summing)
     here, there = run(made, "sequential"), run(made, "processes")
-    assert here.state.encoded() == there.state.encoded()
+    assert checkpoints.encode(here.state) == checkpoints.encode(there.state)
     assert [r.metrics for r in here.history] == [r.metrics for r in there.history]
     assert here.committed[-1].metrics["seen"] == pytest.approx(2)
 
@@ -112,14 +113,14 @@ def test_equal_updates_give_the_same_sum_to_the_bit_in_this_process_and_in_other
 def test_a_seeded_run_over_processes_gives_the_same_bits_twice():
     made = plan(task=SOFTMAX_DIGITS, rounds={"count": 3, "cohort": 15})
     first, second = (run(made, "processes", data=digits()) for _ in range(2))
-    assert first.state.encoded() == second.state.encoded()
+    assert checkpoints.encode(first.state) == checkpoints.encode(second.state)
 
 
 def test_unseeded_workers_draw_noise_of_their_own():
     made = plan(privacy=GAUSSIAN, secure_aggregation=IDEAL)
     source = Simulation(wine(CLIENTS), engine="processes", workers=2)
     first, second = (assembly.run(made, fleet=source, watch=lambda report: None) for _ in range(2))
-    assert first.state.encoded() != second.state.encoded()
+    assert checkpoints.encode(first.state) != checkpoints.encode(second.state)
 
 
 # --- Workers that die
@@ -153,7 +154,7 @@ def test_workers_killed_between_rounds_lose_no_client():
 
     killed = assembly.run(plan(), fleet=source, watch=kill)
     assert len(set(pids)) == 6
-    assert killed.state.encoded() == run(plan(), "processes").state.encoded()
+    assert checkpoints.encode(killed.state) == checkpoints.encode(run(plan(), "processes").state)
 
 
 def test_no_worker_outlives_its_fleet():

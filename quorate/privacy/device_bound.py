@@ -1,0 +1,47 @@
+"""What a device has spent, counted by the device itself: an upper bound that needs NumPy only.
+
+The device knows that it took part, so nothing is amplified by sampling, and it trusts nobody's word for the noise: the
+event is what the terms that it verified say, with the fewest honest shares of noise that it insisted on. It is the
+`server` ε of `quorate.privacy.accounting` for this one device, without SciPy and dp-accounting.
+
+Rényi curves (`quorate.privacy.curves`) are added up and converted by Canonne, Kamath and Steinke 2020 (arXiv
+2004.00010), Proposition 12: ε = D_α + log(1 - 1/α) - (log δ + log α) / (α - 1), the smallest over the orders. Where a
+mechanism's sum is proven to be close to a Gaussian (`quorate.privacy.losses`), the exact Gaussian curve is used if it
+gives less. Both are proven, so is the smaller one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from quorate.privacy import losses
+from quorate.privacy.curves import ORDERS, server_curve
+from quorate.privacy.events import Event
+
+__all__ = ["device_epsilon"]
+
+
+def device_epsilon(participations: Mapping[Event, int], delta: float) -> float:
+    """ε at δ of one device's participations, against the server; infinite where a sum had no noise.
+
+    Args:
+        participations: events, each with how often the device took part.
+        delta: in (0, 1).
+    """
+    curve = np.zeros(len(ORDERS))
+    for event, count in participations.items():
+        curve += count * server_curve(event)
+    if not curve.any():
+        return 0.0
+    if not np.isfinite(curve).any():
+        return math.inf
+    return min(_converted(curve, delta), losses.server_epsilon(participations.items(), delta))
+
+
+def _converted(curve: np.ndarray, delta: float) -> float:
+    alpha = np.array(ORDERS)
+    epsilons = curve + np.log1p(-1 / alpha) - (math.log(delta) + np.log(alpha)) / (alpha - 1)
+    return max(0.0, float(np.nanmin(epsilons)))

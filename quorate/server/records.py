@@ -1,0 +1,71 @@
+"""What the store knows of runs and rounds, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["Round", "Run", "RunStatus"]
+
+
+class RunStatus:
+    """The states of a run."""
+
+    OPEN = "open"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as the store knows it.
+
+    Args:
+        id: a random name.
+        terms_hash: SHA-256 of the terms, hex: the key by which a run is found again.
+        terms: the exact bytes.
+        simulated: whether a seed made its randomness, so that its ε protects nobody.
+        status: see `RunStatus`.
+        created: UTC, ISO 8601.
+        committed: the number of committed rounds.
+    """
+
+    id: str
+    terms_hash: str
+    terms: bytes
+    simulated: bool
+    status: str
+    created: str
+    committed: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round as the store knows it.
+
+    Args:
+        number: counts from 1, aborted rounds included.
+        base_version: how many rounds had been committed when it was opened.
+        status: `open`, `committed` or `aborted`.
+        revealing: whether something of a client's data can have been released.
+        opened: UTC, ISO 8601.
+        closed: likewise; None while it is open.
+        cohort: how many members were selected.
+        survivors: how many are in the sum; for the coordinator's operator, it is never published.
+        lost: how many members were lost, by phase.
+        metrics: of the model that the round left.
+        epsilons: `released` and `server` as they stood after the round; empty when no privacy is claimed.
+        reason: why it was aborted.
+    """
+
+    number: int
+    base_version: int
+    status: str
+    revealing: bool
+    opened: str
+    closed: str | None
+    cohort: int | None
+    survivors: int | None
+    lost: Mapping[str, int]
+    metrics: Mapping[str, float]
+    epsilons: Mapping[str, float]
+    reason: str | None
