@@ -14,6 +14,7 @@ from quorate.rounds import Instruction
 from quorate.simulations.datasets import FederatedDataset
 from quorate.simulations.engines.contract import Engine
 from quorate.simulations.engines.processes import Processes, can_fork
+from quorate.simulations.engines.ray_actors import RayActors
 from quorate.simulations.engines.sequential import one_by_one
 from quorate.simulations.engines.site import InThisProcess, Site
 from quorate.simulations.engines.vectorised import can_vectorise, in_blocks
@@ -24,7 +25,7 @@ __all__ = ["ENGINES", "choose", "make_engine"]
 
 log = logging.getLogger(__name__)
 
-ENGINES = ("auto", "sequential", "vectorised", "processes")
+ENGINES = ("auto", "sequential", "vectorised", "processes", "ray")
 
 _WORTH_PROCESSES = 1e9
 """Multiplications a round: about 20 ms of one core, where the workers' messages (about 1 ms) no longer matter."""
@@ -37,14 +38,14 @@ def make_engine(
 
     Args:
         name: one of `ENGINES`.
-        workers: of `processes`; None: one a core.
-        address: of a cluster, for engines that have one.
+        workers: of `processes` and `ray`; None: one a core.
+        address: of `ray`'s cluster; None: one on this machine.
         data: the clients'.
         plan: resolved.
 
     Raises:
         PlanError: the model can't be vectorised, or processes can't be forked here.
-        MissingExtra: `processes` without threadpoolctl.
+        MissingExtra: `processes` without threadpoolctl, `ray` without Ray.
     """
     model, cores = plan.task.resolve().model, _cores()
     if name == "auto":
@@ -58,9 +59,11 @@ def make_engine(
     if name == "processes" and not getattr(model, "survives_fork", True):
         raise PlanError(
             f"fleet.engine: 'processes' forks this process, which {model.name!r} does not survive (its framework has "
-            "threads of its own); accepted: 'vectorised', 'sequential'"
+            "threads of its own); accepted: 'vectorised', 'sequential', 'ray'"
         )
     together = name != "sequential" and can_vectorise(model)
+    if name == "ray":
+        return RayActors(data, plan, together, workers, address)
     site = Site(data, plan, in_blocks if together else one_by_one, together)
     return Processes(site, workers or cores) if name == "processes" else InThisProcess(site)
 
