@@ -16,7 +16,8 @@ class Examples:
     """Features and targets of some examples.
 
     Args:
-        x: features, shape (examples, features), float32 (other real dtypes are converted).
+        x: features, shape (examples, features), or (examples, …) for images and the like; float32 (other real dtypes
+            are converted).
         y: targets, shape (examples,): int64 labels from 0 on, or float32 values (converted likewise).
 
     Raises:
@@ -28,9 +29,9 @@ class Examples:
 
     def __post_init__(self) -> None:
         x, y = np.asarray(self.x), np.asarray(self.y)
-        if x.ndim != 2 or y.shape != x.shape[:1]:
+        if x.ndim < 2 or y.shape != x.shape[:1]:
             raise DataError(
-                f"examples are x of shape (examples, features) and y (examples,), got {x.shape}, {y.shape}"
+                f"examples are x of shape (examples, features, …) and y (examples,), got {x.shape}, {y.shape}"
             )
         if x.dtype.kind not in "fiub" or y.dtype.kind not in "fiub":
             raise DataError(f"examples are real numbers, got x of {x.dtype} and y of {y.dtype}")

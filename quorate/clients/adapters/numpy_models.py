@@ -93,6 +93,7 @@ class DenseModel:
     name: str
     settings: Mapping[str, Any]
     network: Network
+    together = True
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -130,12 +131,17 @@ class DenseModel:
                 arrays[layer.weight] = spread * rng.standard_normal((layer.inputs, layer.outputs), np.float32)
         return self.layout.unflatten(self.layout.flatten(arrays))
 
-    def client(self, data: Examples) -> Client:
+    def client(self, data: Examples | None) -> Client:
         """A client that trains this model on its data.
 
         Raises:
             DataError: there is no example, or the data do not fit the model.
         """
+        if data is None:
+            raise DataError(
+                f"{self.name!r} has no data of its own; accepted: quorate.Task(model, data=function), where the "
+                "function gives the device's examples"
+            )
         return NumpyClient(self, data)
 
     def fit_many(
@@ -203,10 +209,9 @@ class DenseModel:
         """
         if not len(data):
             raise DataError(f"the model {self.name!r} needs at least one example")
-        if data.x.shape[1] != self.network.widths[0]:
-            raise DataError(
-                f"the model {self.name!r} takes {self.network.widths[0]} features, got {data.x.shape[1]}"
-            )
+        if data.x.shape[1:] != (self.network.widths[0],):
+            found = "×".join(map(str, data.x.shape[1:]))
+            raise DataError(f"the model {self.name!r} takes {self.network.widths[0]} features, got {found}")
         self.network.head.check(data.y, self.network.widths[-1])
 
     def _outputs(self, parameters: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:

@@ -11,7 +11,6 @@ step; the last of an epoch may be smaller), and those of the local rule.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from quorate.clients.adapters.dense import Network, Views, Workspace, backward, descend, forward
 from quorate.clients.adapters.examples import Examples
+from quorate.clients.adapters.local_training import Schedule, TrainingNumbers, stack_states
 from quorate.errors import DataError
 from quorate.rounds import Instruction, State
 from quorate.strategies import local_rules
@@ -68,9 +68,9 @@ def fit_many(
     if not data or not len(data) == len(instructions) == len(states):
         found = f"{len(data)} clients, {len(instructions)} instructions, {len(states)} states"
         raise DataError(f"training needs an instruction and a state for each client, got {found}")
-    training = _Training.of(instructions)
+    training = TrainingNumbers.of(instructions)
     rule = local_rules.by_name(instructions[0].rule, instructions[0].settings)
-    stacked = _stack(states, rule, network.size)
+    stacked = stack_states(states, rule, network.size)
     sizes = np.array([len(one) for one in data])
     steps = training.epochs * -(-sizes // training.batch_size)
     order = np.argsort(-steps, kind="stable")
@@ -87,7 +87,7 @@ def fit_many(
     for i in range(0, len(data), block):
         chosen = order[i : i + block]
         context = rule.begin(start, extras, {name: value[chosen] for name, value in stacked.items()})
-        schedule = _Schedule.of(sizes[chosen], training, [instructions[c].seed for c in chosen])
+        schedule = Schedule.of(sizes[chosen], training, [instructions[c].seed for c in chosen])
         weights = workspace.array("weights", len(chosen), network.size)
         weights[:] = start
         measured[:, chosen] = _train(
@@ -112,8 +112,8 @@ def _train(
     rule: LocalRule,
     context: Mapping[str, np.ndarray],
     data: Sequence[Examples],
-    schedule: _Schedule,
-    training: _Training,
+    schedule: Schedule,
+    training: TrainingNumbers,
     workspace: Workspace,
 ) -> np.ndarray:
     """Trains a block in place, most steps first; returns each client's metrics, shape (2, clients)."""
@@ -154,91 +154,3 @@ def _train(
         each = np.stack(network.head.measure(*seen)).astype(np.float64)
     each *= schedule.filled()
     return np.asarray(each.sum(axis=(1, 3)) / schedule.counts.sum(axis=0))
-
-
-@dataclass(frozen=True)
-class _Training:
-    learning_rate: float
-    epochs: int
-    batch_size: int
-
-    @classmethod
-    def of(cls, instructions: Sequence[Instruction]) -> _Training:
-        first = instructions[0]
-        if any(i.rule != first.rule or i.settings != first.settings for i in instructions[1:]):
-            raise DataError("clients that train together need the same local rule and settings")
-        values = {}
-        for name in ("learning_rate", "epochs", "batch_size"):
-            value = first.settings.get(name)
-            whole = name != "learning_rate"
-            if value is None or not (0 < value < math.inf) or (whole and value != int(value)):
-                accepted = "a whole number of at least 1" if whole else "a number above 0"
-                raise DataError(f"the instruction's {name}: {value!r} was found; {accepted} is accepted")
-            values[name] = value
-        return cls(float(values["learning_rate"]), int(values["epochs"]), int(values["batch_size"]))
-
-
-@dataclass(frozen=True)
-class _Schedule:
-    """Which rows of the concatenated data each client takes in each step.
-
-    Args:
-        rows: shape (steps, clients, batch); where nothing is to be taken, the client's first row.
-        counts: how many of them count, shape (steps, clients).
-        steps: of each client, shape (clients,), descending.
-        active: how many clients take a step, shape (steps,).
-        widths: the largest count of a step, shape (steps,).
-    """
-
-    rows: np.ndarray
-    counts: np.ndarray
-    steps: np.ndarray
-    active: np.ndarray
-    widths: np.ndarray
-
-    @classmethod
-    def of(cls, sizes: np.ndarray, training: _Training, seeds: Sequence[int | None]) -> _Schedule:
-        batch = min(training.batch_size, int(sizes.max()))
-        each = -(-sizes // batch)  # steps of an epoch
-        steps = each * training.epochs
-        offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        rows = np.empty((int(steps.max()), len(sizes), batch), np.intp)
-        rows[:] = offsets[:, None]
-        fresh = np.random.default_rng()
-        for i, (size, seed) in enumerate(zip(sizes.tolist(), seeds, strict=True)):
-            rng = (
-                fresh if seed is None else np.random.default_rng(seed)
-            )  # nothing else is drawn from this seed
-            epochs = rows[: steps[i], i].reshape(
-                training.epochs, -1
-            )  # a copy, since the clients lie in between
-            for epoch in epochs:
-                epoch[:size] = offsets[i] + rng.permutation(size)
-            rows[: steps[i], i] = epochs.reshape(-1, batch)
-        t = np.arange(len(rows))[:, None]
-        counts = np.where(t % each == each - 1, sizes - (each - 1) * batch, batch) * (t < steps)
-        return cls(rows, counts, steps, (counts > 0).sum(axis=1), counts.max(axis=1))
-
-    def shares(self, t: int, clients: int, batch: int) -> np.ndarray | np.float32:
-        """What an example weighs in the mean of its batch: (clients, batch, 1), or one number for all."""
-        counts = self.counts[t, :clients]
-        if counts.min() == batch:
-            return np.float32(1 / batch)
-        filled = np.arange(batch) < counts[:, None]
-        return np.asarray((filled / counts[:, None])[:, :, None], np.float32)
-
-    def filled(self) -> np.ndarray:
-        """Which rows count; shape (steps, clients, batch)."""
-        return np.asarray(np.arange(self.rows.shape[2]) < self.counts[:, :, None])
-
-
-def _stack(states: Sequence[State], rule: LocalRule, n: int) -> dict[str, np.ndarray]:
-    initial = rule.initial(n)
-    expected = {name: value.shape for name, value in initial.items()}
-    for state in states:
-        found = {name: value.shape for name, value in state.items()}
-        if found and found != expected:
-            raise DataError(
-                f"the local rule {rule.name!r} keeps {expected or 'nothing'} between rounds, got {found}"
-            )
-    return {name: np.stack([(state or initial)[name] for state in states]) for name in initial}

@@ -1,0 +1,235 @@
+"""What of a client's training is the same in every framework: its numbers, the order of its data, its steps, its state.
+
+An adapter brings a `Trainer`, which knows the gradient of a batch and nothing else; `fit_one` takes the steps, with the
+local rule on flat vectors. A client with the same seed sees the same examples in the same order in every framework.
+
+An instruction's settings: `learning_rate`, `epochs` (passes over the client's data), `batch_size` (examples a
+step; the last of an epoch may be smaller), and those of the local rule.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from quorate.errors import DataError
+from quorate.rounds import Instruction, State
+from quorate.strategies import local_rules
+from quorate.strategies.contract import LocalRule
+
+__all__ = ["Schedule", "Trained", "Trainer", "TrainingNumbers", "fit_one", "stack_states", "with_rate"]
+
+
+class Trainer(Protocol):
+    """A framework's side of training one client. Its arrays are of any kind that has the arithmetic operators.
+
+    The flat vector has the trained parameters first; behind them may stand values that training changes but no gradient
+    does, such as the statistics of a normalisation.
+    """
+
+    weights: Any
+    """The trained parameters, shape (trained,), as the model holds them: changing them changes the model."""
+
+    def array(self, values: np.ndarray) -> Any:
+        """Values as an array of the framework's own; they are not changed afterwards."""
+        ...
+
+    def gradient(self, rows: np.ndarray) -> tuple[Any, Sequence[Any]]:
+        """The gradient of the mean loss over some rows, shape (trained,), which may be overwritten; and the metrics.
+
+        Args:
+            rows: of the client's data, int64, shape (batch,).
+        """
+        ...
+
+    def values(self) -> Any:
+        """The whole flat vector after training, shape (n,)."""
+        ...
+
+    def numpy(self, array: Any) -> np.ndarray:
+        """An array of the framework's as a float32 array of its own."""
+        ...
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a client's training.
+
+    Args:
+        vectors: of the update, by name, float32.
+        state: of the rule.
+        metrics: averages over the examples as they were met, in the trainer's order.
+    """
+
+    vectors: dict[str, np.ndarray]
+    state: dict[str, np.ndarray]
+    metrics: tuple[float, ...]
+
+
+def fit_one(
+    trainer: Trainer, start: np.ndarray, examples: int, instruction: Instruction, state: State
+) -> Trained:
+    """Takes one client's steps of SGD under the instruction's local rule.
+
+    Args:
+        trainer: its weights are those of `start` already.
+        start: the flat parameters, float32, shape (n,).
+        examples: how many the client has, at least one.
+        instruction: what to do.
+        state: the rule's; empty for a client that never took part.
+
+    Raises:
+        DataError: the instruction lacks a number, or the state does not fit.
+        PlanError: there is no such local rule.
+    """
+    if not examples:
+        raise DataError("training needs at least one example")
+    training = TrainingNumbers.of([instruction])
+    rule = local_rules.by_name(instruction.rule, instruction.settings)
+    kept = {name: trainer.array(value[0]) for name, value in stack_states([state], rule, len(start)).items()}
+    extras = {name: trainer.array(np.asarray(v, np.float32)) for name, v in instruction.extras.items()}
+    begun = trainer.array(start)
+    context = rule.begin(begun, extras, kept)
+    trained = len(trainer.weights)
+    here = {name: value[:trained] for name, value in context.items()}
+    schedule = Schedule.of(np.array([examples]), training, [instruction.seed])
+    counts = schedule.counts[:, 0]
+    measured = []
+    for rows, count in zip(schedule.rows[:, 0], counts.tolist(), strict=True):
+        gradient, metrics = trainer.gradient(rows[:count])
+        step = rule.gradient(gradient, trainer.weights, here)
+        step *= training.learning_rate
+        trainer.weights -= step
+        measured.append([float(value) for value in metrics])
+    vectors, new = rule.finish(begun, trainer.values(), len(counts), training.learning_rate, context)
+    return Trained(
+        vectors={name: trainer.numpy(value) for name, value in vectors.items()},
+        state={name: trainer.numpy(value) for name, value in new.items()},
+        metrics=tuple((counts @ np.array(measured) / counts.sum()).tolist()),
+    )
+
+
+def with_rate(instruction: Instruction, learning_rate: float | None) -> Instruction:
+    """The instruction with a client's own learning rate, if it has one, in the place of the plan's."""
+    if learning_rate is None:
+        return instruction
+    settings = {**instruction.settings, "learning_rate": learning_rate}
+    return dataclasses.replace(instruction, settings=settings)
+
+
+@dataclass(frozen=True)
+class TrainingNumbers:
+    """What an instruction says of a client's training.
+
+    Args:
+        learning_rate: of each step.
+        epochs: passes over the client's data.
+        batch_size: examples a step; the last of an epoch may be smaller.
+    """
+
+    learning_rate: float
+    epochs: int
+    batch_size: int
+
+    @classmethod
+    def of(cls, instructions: Sequence[Instruction]) -> TrainingNumbers:
+        """The numbers that all of the instructions have.
+
+        Raises:
+            DataError: a number is missing or makes no sense, or the instructions differ in more than the seed.
+        """
+        first = instructions[0]
+        if any(i.rule != first.rule or i.settings != first.settings for i in instructions[1:]):
+            raise DataError("clients that train together need the same local rule and settings")
+        values = {}
+        for name in ("learning_rate", "epochs", "batch_size"):
+            value = first.settings.get(name)
+            whole = name != "learning_rate"
+            if value is None or not (0 < value < math.inf) or (whole and value != int(value)):
+                accepted = "a whole number of at least 1" if whole else "a number above 0"
+                raise DataError(f"the instruction's {name}: {value!r} was found; {accepted} is accepted")
+            values[name] = value
+        return cls(float(values["learning_rate"]), int(values["epochs"]), int(values["batch_size"]))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which rows of the concatenated data each client takes in each step.
+
+    Args:
+        rows: shape (steps, clients, batch); where nothing is to be taken, the client's first row.
+        counts: how many of them count, shape (steps, clients).
+        steps: of each client, shape (clients,), descending.
+        active: how many clients take a step, shape (steps,).
+        widths: the largest count of a step, shape (steps,).
+    """
+
+    rows: np.ndarray
+    counts: np.ndarray
+    steps: np.ndarray
+    active: np.ndarray
+    widths: np.ndarray
+
+    @classmethod
+    def of(cls, sizes: np.ndarray, training: TrainingNumbers, seeds: Sequence[int | None]) -> Schedule:
+        """The schedule of clients with so many examples, each in an order of its own in every epoch.
+
+        Args:
+            sizes: examples of each client, most steps first; int64, shape (clients,).
+            training: epochs and batch size.
+            seeds: of each client's order; None for a fresh one.
+        """
+        batch = min(training.batch_size, int(sizes.max()))
+        each = -(-sizes // batch)  # steps of an epoch
+        steps = each * training.epochs
+        offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        rows = np.empty((int(steps.max()), len(sizes), batch), np.intp)
+        rows[:] = offsets[:, None]
+        fresh = np.random.default_rng()
+        for i, (size, seed) in enumerate(zip(sizes.tolist(), seeds, strict=True)):
+            rng = (
+                fresh if seed is None else np.random.default_rng(seed)
+            )  # nothing else is drawn from this seed
+            epochs = rows[: steps[i], i].reshape(
+                training.epochs, -1
+            )  # a copy, since the clients lie in between
+            for epoch in epochs:
+                epoch[:size] = offsets[i] + rng.permutation(size)
+            rows[: steps[i], i] = epochs.reshape(-1, batch)
+        t = np.arange(len(rows))[:, None]
+        counts = np.where(t % each == each - 1, sizes - (each - 1) * batch, batch) * (t < steps)
+        return cls(rows, counts, steps, (counts > 0).sum(axis=1), counts.max(axis=1))
+
+    def shares(self, t: int, clients: int, batch: int) -> np.ndarray | np.float32:
+        """What an example weighs in the mean of its batch: (clients, batch, 1), or one number for all."""
+        counts = self.counts[t, :clients]
+        if counts.min() == batch:
+            return np.float32(1 / batch)
+        filled = np.arange(batch) < counts[:, None]
+        return np.asarray((filled / counts[:, None])[:, :, None], np.float32)
+
+    def filled(self) -> np.ndarray:
+        """Which rows count; shape (steps, clients, batch)."""
+        return np.asarray(np.arange(self.rows.shape[2]) < self.counts[:, :, None])
+
+
+def stack_states(states: Sequence[State], rule: LocalRule, n: int) -> dict[str, np.ndarray]:
+    """The states of clients as arrays of shape (clients, …), by name; the rule's initial one where there is none.
+
+    Raises:
+        DataError: a state is not one that the rule keeps for `n` parameters.
+    """
+    initial = rule.initial(n)
+    expected = {name: value.shape for name, value in initial.items()}
+    for state in states:
+        found = {name: value.shape for name, value in state.items()}
+        if found and found != expected:
+            raise DataError(
+                f"the local rule {rule.name!r} keeps {expected or 'nothing'} between rounds, got {found}"
+            )
+    return {name: np.stack([(state or initial)[name] for state in states]) for name in initial}
