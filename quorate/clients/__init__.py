@@ -1,1 +1,27 @@
-"""The client's side: adapters that turn models and data into clients, and the device agent."""
+"""The client's side: adapters that turn models and data into clients, and the device agent.
+
+`torch` makes a model of a framework's, imported with its framework when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_ADAPTERS = {
+    "torch": "quorate.clients.adapters.torch_models",
+}
+
+__all__ = sorted(_ADAPTERS)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ADAPTERS:
+        raise AttributeError(f"module 'quorate.clients' has no attribute {name!r}")
+    found = getattr(importlib.import_module(_ADAPTERS[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,205 @@
+"""Many clients of a PyTorch module at once: their forward passes are one (`torch.func.vmap` over `functional_call`).
+
+The clients of a block take their steps together, each with parameters of its own, so that a linear layer is one batched
+matrix product. In every step the clients that are at work are grouped by how many examples they take, so that nothing
+is padded and a loss may be any function of a batch. Rules act value by value, so that each parameter is treated by
+itself. Blocks run on all cores.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from quorate.clients.adapters.batches import Batches
+from quorate.clients.adapters.local_training import Schedule, TrainingNumbers, stack_states
+from quorate.clients.adapters.numpy_training import Updates
+from quorate.errors import DataError, PlanError
+from quorate.rounds import Instruction, State
+from quorate.strategies import local_rules
+from quorate.strategies.contract import LocalRule
+
+if TYPE_CHECKING:
+    from quorate.clients.adapters.torch_models import TorchModel
+
+__all__ = ["can_train_together", "fit_many"]
+
+_BLOCK_BYTES = (
+    1 << 23
+)  # weights of a block: the larger it is, the fewer calls; beyond the caches it gains nothing
+
+
+def can_train_together(module: Any) -> bool:
+    """Whether a module does the same for many clients at once: nothing in it keeps statistics or draws numbers."""
+    from torch.nn.modules.dropout import _DropoutNd
+
+    random = getattr(module, "draws", False) or any(
+        isinstance(part, _DropoutNd | torch.nn.RNNBase) for part in module.modules()
+    )
+    return not random and not any(buffer.is_floating_point() for buffer in module.buffers())
+
+
+def fit_many(
+    model: TorchModel,
+    start: np.ndarray,
+    data: Sequence[Batches],
+    instructions: Sequence[Instruction],
+    states: Sequence[State],
+) -> tuple[Updates, list[State]]:
+    """Trains each client from `start` on its own data.
+
+    Args:
+        model: whose module can be trained together.
+        start: the flat parameters, float32, shape (n,).
+        data: of each client, at least one example each.
+        instructions: for each client; they may differ in the seed only.
+        states: of each client; empty for one that never took part.
+
+    Raises:
+        DataError: there is no client, an instruction lacks a number, instructions differ, or a state does not fit.
+        PlanError: PyTorch can't batch an operation of the module or the loss.
+    """
+    if not data or not len(data) == len(instructions) == len(states):
+        found = f"{len(data)} clients, {len(instructions)} instructions, {len(states)} states"
+        raise DataError(f"training needs an instruction and a state for each client, got {found}")
+    training = TrainingNumbers.of(instructions)
+    rule = local_rules.by_name(instructions[0].rule, instructions[0].settings)
+    n, clients = len(start), len(data)
+    stacked = stack_states(states, rule, n)
+    sizes = np.array([len(one) for one in data])
+    if not sizes.all():
+        raise DataError(f"a client of {model.name!r} needs at least one example")
+    order = np.lexsort((-sizes, -(training.epochs * -(-sizes // training.batch_size))))
+    extras = {name: np.asarray(vector, np.float32) for name, vector in instructions[0].extras.items()}
+    vectors = {v.name: np.empty((clients, v.length), np.float32) for v in rule.vectors(n).vectors}
+    kept = {name: np.empty_like(value) for name, value in stacked.items()}
+    measured = np.empty((len(model.metrics), clients))
+    block = max(1, min(_BLOCK_BYTES // (4 * n), -(-clients // _cores())))
+
+    def train(chosen: np.ndarray) -> None:
+        context = rule.begin(start, extras, {name: value[chosen] for name, value in stacked.items()})
+        schedule = Schedule.of(sizes[chosen], training, [instructions[c].seed for c in chosen])
+        trainer = _Block(model, start, context, [data[c] for c in chosen], sizes[chosen])
+        measured[:, chosen] = trainer.train(rule, schedule, training.learning_rate)
+        taken = schedule.steps.astype(np.float32)
+        made, state = rule.finish(start, trainer.vectors(), taken, training.learning_rate, context)
+        for name, vector in vectors.items():
+            vector[chosen] = made[name]
+        for name, value in kept.items():
+            value[chosen] = state[name]
+
+    try:
+        list(_pool().map(train, [order[i : i + block] for i in range(0, clients, block)]))
+    except RuntimeError as error:
+        raise PlanError(
+            f"fleet.engine: 'vectorised' can't be had with {model.name!r}: {error}; accepted: 'sequential'"
+        ) from error
+    new_states: list[State] = [
+        {name: value[i].copy() for name, value in kept.items()} for i in range(clients)
+    ]
+    return Updates(vectors, sizes, dict(zip(model.metrics, measured, strict=True))), new_states
+
+
+class _Block:
+    """Clients that take their steps together, most steps first."""
+
+    def __init__(
+        self,
+        model: TorchModel,
+        start: np.ndarray,
+        context: Mapping[str, np.ndarray],
+        data: Sequence[Batches],
+        sizes: np.ndarray,
+    ):
+        self._model = model
+        self._module = copy.deepcopy(
+            model.module
+        ).train()  # a call puts parameters into it, and there are threads
+        self._fixed = {
+            name: p for name, p in model.module.named_parameters() if name not in model.trained.names
+        }
+        device = next(model.module.parameters()).device
+        begun = model.trained.unflatten(start)
+        self.weights = {name: _copies(torch.tensor(v).to(device), len(data)) for name, v in begun.items()}
+        self._context = {name: torch.tensor(value).to(device) for name, value in context.items()}
+        whole = [one.take(np.arange(size)) for one, size in zip(data, sizes.tolist(), strict=True)]
+        self._x, self._y = (
+            torch.cat([torch.as_tensor(part) for part in parts]).to(device)
+            for parts in zip(*whole, strict=True)
+        )
+
+    def train(self, rule: LocalRule, schedule: Schedule, rate: float) -> np.ndarray:
+        """Takes all steps; returns each client's metrics, shape (metrics, clients)."""
+        clients = schedule.counts.shape[1]
+        seen = torch.zeros(len(self._model.metrics), clients, dtype=torch.float64)
+        for rows, counts in zip(schedule.rows, schedule.counts, strict=True):
+            for count in np.unique(counts[counts > 0]).tolist():
+                group = np.flatnonzero(counts == count)
+                at = torch.from_numpy(rows[group, :count])
+                all_of_them = len(group) == clients
+                weights = {n: w if all_of_them else w[group] for n, w in self.weights.items()}
+                gradients, measured = self._gradients(weights, self._x[at], self._y[at])
+                for name, gradient in gradients.items():
+                    part = weights[name]
+                    if not isinstance(rule, local_rules.Sgd):
+                        gradient = rule.gradient(gradient, part, self._here(name, group))
+                    part.sub_(gradient, alpha=rate)
+                    if not all_of_them:
+                        self.weights[name][group] = part
+                seen[:, group] += count * torch.stack(measured).double().cpu()
+        return np.asarray(seen.numpy() / schedule.counts.sum(axis=0))
+
+    def vectors(self) -> np.ndarray:
+        """The clients' flat parameters, shape (clients, n)."""
+        flat = torch.cat([part.flatten(1) for part in self.weights.values()], dim=1)
+        return np.asarray(flat.cpu().numpy())
+
+    def _here(self, name: str, group: np.ndarray) -> dict[str, Any]:
+        """The context of some clients, at one parameter."""
+        place, shape = self._model.trained.slice(name), self._model.trained.shape(name)
+        return {
+            key: value[place].view(shape) if value.ndim == 1 else value[group, place].view(-1, *shape)
+            for key, value in self._context.items()
+        }
+
+    def _gradients(self, weights: dict[str, Any], x: Any, y: Any) -> tuple[dict[str, Any], list[Any]]:
+        """Of each client's loss with respect to its own parameters; and what is measured, (clients,) each."""
+        model = self._model
+        parts = {name: part.detach().requires_grad_() for name, part in weights.items()}
+
+        def one(parts: dict[str, Any], x: Any, y: Any) -> list[Any]:
+            outputs = torch.func.functional_call(self._module, {**self._fixed, **parts}, (x,))
+            return [model.loss(outputs, y), *(of(outputs.detach(), y) for of in model.measures.values())]
+
+        measured = torch.func.vmap(one)(parts, x, y)
+        gradients = torch.autograd.grad(measured[0].sum(), list(parts.values()), materialize_grads=True)
+        return dict(zip(parts, gradients, strict=True)), [value.detach() for value in measured]
+
+
+def _copies(values: Any, clients: int) -> Any:
+    """Values for each client, (clients, …), each parameter in one piece: a batched product copies what is not.
+
+    Matrices lie transposed, as the gradient of a linear layer does: a step along it then reads and writes in order.
+    """
+    if values.ndim == 2:
+        return values.T.contiguous().repeat(clients, 1, 1).transpose(1, 2)
+    return values.repeat(clients, *[1] * values.ndim)
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    """One thread a core, each with a single thread of PyTorch's own: products this small do not keep more busy."""
+    return ThreadPoolExecutor(
+        _cores(), thread_name_prefix="quorate torch", initializer=lambda: torch.set_num_threads(1)
+    )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

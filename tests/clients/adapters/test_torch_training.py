@@ -1,0 +1,128 @@
+"""Many clients of a module at once: what each of them would give alone, whatever the module and the sizes."""
+
+import logging
+
+import numpy as np
+import pytest
+
+import quorate as q
+from quorate import assembly
+from quorate.errors import DataError, PlanError
+from quorate.simulations.source import Simulation
+from tests.clients.adapters.frameworks import RULES, blobs, instruction, some, told
+from tests.federations import digits
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+F = torch.nn.functional
+
+
+def frozen():
+    module = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))
+    module[0].weight.requires_grad_(False)
+    return module
+
+
+def half_used():
+    """A parameter that no output depends on."""
+    module = nn.Linear(5, 3)
+    module.register_parameter("idle", nn.Parameter(torch.ones(2)))
+    return module
+
+
+MODULES = {
+    "network": lambda: nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)),
+    "convolution": lambda: nn.Sequential(
+        nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(12, 3)
+    ),
+    "frozen": frozen,
+    "half used": half_used,
+}
+
+
+def model(module, loss=F.cross_entropy):
+    return q.clients.torch(module, loss)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+@pytest.mark.parametrize("made", [model(make()) for make in MODULES.values()], ids=MODULES)
+@pytest.mark.parametrize("sizes", [[8, 8, 8], [4, 1, 9, 2, 9], [6]])
+def test_many_clients_at_once_train_as_each_does_alone(made, rule, sizes):
+    start = some(made.layout)[0]
+    data = [blobs(size, seed=i) for i, size in enumerate(sizes)]
+    told_each = [told(rule, made.layout, i) for i in range(len(sizes))]
+    ins = [one for one, _ in told_each]
+    states = [state if i % 2 else {} for i, (_, state) in enumerate(told_each)]
+    together, new = made.fit_many(start, data, ins, states)
+    assert together.examples.tolist() == sizes
+    for i, one in enumerate(data):
+        alone, state = made.client(one).fit(start, ins[i], states[i])
+        for name, vector in alone.vectors.items():
+            np.testing.assert_allclose(together.vectors[name][i], vector, rtol=2e-3, atol=2e-5)
+        for name, value in state.items():
+            np.testing.assert_allclose(new[i][name], value, rtol=2e-3, atol=2e-5)
+        for name, metric in alone.metrics.items():
+            assert together.metrics[name][i] == pytest.approx(metric, rel=1e-3, abs=1e-5)
+
+
+def test_more_clients_than_fit_a_block_are_each_trained_once(monkeypatch):
+    from quorate.clients.adapters import torch_training
+
+    made = model(MODULES["network"]())
+    monkeypatch.setattr(torch_training, "_BLOCK_BYTES", 8 * made.layout.size)
+    start = some(made.layout)[0]
+    data, ins = [blobs(5 + i % 3, seed=i) for i in range(11)], [instruction(seed=i) for i in range(11)]
+    together, _ = made.fit_many(start, data, ins, [{}] * 11)
+    for i in (0, 5, 10):
+        alone, _ = made.client(data[i]).fit(start, ins[i], {})
+        np.testing.assert_allclose(together.vectors["delta"][i], alone.vectors["delta"], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [nn.Sequential(nn.Linear(5, 3), nn.BatchNorm1d(3)), nn.Sequential(nn.Linear(5, 3), nn.Dropout())],
+)
+def test_modules_that_would_not_do_the_same_together_are_trained_alone(module):
+    assert not model(module).together
+    assert model(MODULES["network"]()).together
+
+
+def by_value(outputs, y):
+    return F.cross_entropy(outputs, y) * (1 if outputs.sum().item() > 0 else 2)
+
+
+def test_what_pytorch_can_not_batch_is_refused_with_what_is_accepted():
+    made = model(MODULES["network"](), by_value)
+    with pytest.raises(PlanError, match=r"'vectorised' can't be had with 'torch'.*accepted: 'sequential'"):
+        made.fit_many(some(made.layout)[0], [blobs()], [instruction()], [{}])
+
+
+def test_auto_trains_alone_what_pytorch_can_not_batch(caplog):
+    made = q.clients.torch(nn.Linear(64, 10), by_value, metrics={})
+    plan = q.Plan(task=q.Task(made), rounds=q.Rounds(count=1, cohort=8))
+    with caplog.at_level(logging.INFO):
+        assembly.run(plan, fleet=Simulation(digits(), seed=1), watch=lambda report: None)
+    assert "auto picks 'sequential': an operation of 'torch' can't be batched over clients" in caplog.text
+
+
+def test_clients_that_train_together_are_told_the_same_and_have_examples():
+    made = model(MODULES["network"]())
+    start = some(made.layout)[0]
+    with pytest.raises(DataError, match="the same local rule and settings"):
+        made.fit_many(start, [blobs()] * 2, [instruction(), instruction(epochs=1)], [{}] * 2)
+    with pytest.raises(DataError, match="got 0 clients"):
+        made.fit_many(start, [], [], [])
+
+
+def test_engines_agree():
+    plan = q.Plan(
+        task=q.Task(model(lambda: nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)))),
+        rounds=q.Rounds(count=3, cohort=20, sampling="fixed"),
+        strategy=q.strategies.scaffold(),
+    )
+    runs = [
+        assembly.run(plan, fleet=Simulation(digits(), seed=1, engine=engine), watch=lambda report: None)
+        for engine in ("auto", "vectorised", "sequential")
+    ]
+    assert runs[0].model.vector.tobytes() == runs[1].model.vector.tobytes()
+    np.testing.assert_allclose(runs[0].model.vector, runs[2].model.vector, rtol=1e-3, atol=2e-5)
