@@ -1,6 +1,6 @@
 """The client's side: adapters that turn models and data into clients, and the device agent.
 
-`torch` makes a model of a framework's, imported with its framework when first used.
+`jax`, `keras` and `torch` make a model of a framework's, imported with its framework when first used.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import importlib
 from typing import Any
 
 _ADAPTERS = {
+    "jax": "quorate.clients.adapters.jax_models",
+    "keras": "quorate.clients.adapters.keras_models",
     "torch": "quorate.clients.adapters.torch_models",
 }
 
