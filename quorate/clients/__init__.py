@@ -1,6 +1,7 @@
 """The client's side: adapters that turn models and data into clients, and the device agent.
 
-`jax`, `keras` and `torch` make a model of a framework's, imported with its framework when first used.
+`jax`, `keras`, `sklearn` and `torch` make a model of a framework's; each is imported, with its framework, when it is
+first used.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 _ADAPTERS = {
     "jax": "quorate.clients.adapters.jax_models",
     "keras": "quorate.clients.adapters.keras_models",
+    "sklearn": "quorate.clients.adapters.sklearn_models",
     "torch": "quorate.clients.adapters.torch_models",
 }
 
