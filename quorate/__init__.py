@@ -37,6 +37,7 @@ _MODULES = {
     "models": "quorate.clients.adapters.numpy_models",
     "privacy": "quorate.privacy",
     "simulations": "quorate.simulations",
+    "statistics": "quorate.clients.adapters.statistics",
     "strategies": "quorate.strategies",
 }
 

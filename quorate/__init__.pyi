@@ -7,6 +7,7 @@ from quorate import strategies as strategies
 from quorate.artifacts.pulling import pull as pull
 from quorate.assembly import run as run
 from quorate.clients.adapters import numpy_models as models
+from quorate.clients.adapters import statistics as statistics
 from quorate.errors import QuorateError as QuorateError
 from quorate.parameters import Layout as Layout
 from quorate.parameters import Parameters as Parameters
@@ -47,5 +48,6 @@ __all__ = [
     "read_plan",
     "run",
     "simulations",
+    "statistics",
     "strategies",
 ]
