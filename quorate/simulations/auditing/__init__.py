@@ -1,0 +1,1 @@
+"""Audits of a plan in a simulation: canaries, membership inference, gradient inversion."""
