@@ -16,6 +16,7 @@ from quorate.cli import (
     runs,
     serving,
     strategies,
+    sweeps,
 )
 from quorate.errors import QuorateError
 
@@ -32,6 +33,7 @@ app.command()(demo.demo)
 app.command("run")(runs.run)
 app.add_typer(plans.app, name="plan")
 app.add_typer(runs.app, name="runs")
+app.add_typer(sweeps.app, name="sweep")
 app.add_typer(strategies.app, name="strategies")
 app.add_typer(models.app, name="models")
 app.add_typer(privacy.app, name="privacy")
