@@ -20,11 +20,13 @@ from quorate.plan import SecAggPlus as SecAggPlus
 from quorate.plan import Training as Training
 from quorate.planfile import read_plan as read_plan
 from quorate.result import FinishedRun as FinishedRun
+from quorate.server.devices.source import Devices as Devices
 from quorate.simulations.source import Simulation as Simulation
 from quorate.strategies import Strategy as Strategy
 from quorate.task import Task as Task
 
 __all__ = [
+    "Devices",
     "FinishedRun",
     "IdealSum",
     "Layout",
