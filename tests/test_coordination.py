@@ -1,0 +1,239 @@
+"""A whole coordinator: enrolment, mutual TLS, roles, revocation, and its runs over the admin service."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+import tomllib
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+
+import quorate as q
+from quorate.coordination import Addresses, CoordinatorProcess
+from quorate.errors import PlanError
+from quorate.identity import Holder, Role, Root, Token
+from quorate.identity.membership import utc_now
+from quorate.identity.remote import RemoteAuthority
+from quorate.planfile import make_plan
+from quorate.server.issuing import Issuer, Validity
+from quorate.server.site import Site
+from quorate.wire import admin_pb2 as pb
+from quorate.wire.admin_pb2_grpc import AdminServiceStub
+from tests.server.devices.device import Conversation, Device, connected
+from tests.server.devices.test_rounds import COUNT, digits, eventually, free_port
+from tests.test_hosting import plan
+
+LOCAL = Addresses("localhost:0", "localhost:0", "localhost:0", "localhost:0")
+SIGNED = {"protocol": "secagg+", "min_survivors": 6, "threat_model": "semi-malicious"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("site") / "fl"
+    Site.create(made, ["localhost"], name="test").close()
+    return made
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[CoordinatorProcess]:
+    with CoordinatorProcess(folder, LOCAL, grace_s=0.0) as process:
+        yield process
+
+
+@pytest.fixture
+def process(folder: Path) -> Iterator[CoordinatorProcess]:
+    with running(folder) as started:
+        yield started
+
+
+def operated(process: CoordinatorProcess, folder: Path) -> AdminServiceStub:
+    return AdminServiceStub(connected(process.ports["admin"], Holder(folder / "operator")))
+
+
+def enrolled(process: CoordinatorProcess, folder: Path, home: Path) -> Holder:
+    """A device that was given a token, and enrolled with it."""
+    token = operated(process, folder).IssueToken(pb.IssueTokenRequest(valid_s=60, note="test"))
+    remote = RemoteAuthority.of_token(f"localhost:{process.ports['enrolment']}", Token.parse(token.token))
+    holder = Holder.create(home, remote.root)
+    service = remote.enrol(holder, Token.parse(token.token), utc_now())
+    assert service == f"localhost:{process.ports['devices']}"
+    return holder
+
+
+def scraped(process: CoordinatorProcess) -> str:
+    with urllib.request.urlopen(f"http://localhost:{process.ports['metrics']}/metrics") as answer:
+        return str(answer.read().decode())
+
+
+def test_devices_that_enrolled_learn_under_signed_secure_aggregation(
+    process: CoordinatorProcess, folder: Path, tmp_path: Path
+) -> None:
+    holders = [enrolled(process, folder, tmp_path / f"device-{i}") for i in range(COUNT)]
+    service = operated(process, folder)
+    run = service.StartRun(pb.StartRunRequest(plan=plan(rounds=2, secure_aggregation=SIGNED))).run
+    devices = [
+        Device(process.ports["devices"], holder.name, digits().clients[i], holder=holder)
+        for i, holder in enumerate(holders)
+    ]
+    for device in devices:
+        threading.Thread(target=device.run, daemon=True).start()
+    events = list(service.WatchRun(pb.RunRequest(run=run)))
+    for device in devices:
+        device.stopped = True
+    assert events[-1].status == "finished"
+    rounds = [event for event in events if event.round]
+    assert [event.survivors for event in rounds if event.outcome == "committed"][-1] == COUNT
+    shown = service.ShowRun(pb.RunRequest(run=run[:6]))
+    assert (shown.status, shown.committed) == ("finished", 2)
+    assert shown.epsilon_server == events[-2].epsilon_server > 0
+    text = scraped(process)
+    assert f'quorate_rounds_total{{outcome="committed",run="{run}"}} 2.0' in text
+    assert f'quorate_epsilon{{against="server",run="{run}"}}' in text
+    assert not any(holder.name in text for holder in holders)
+
+
+def test_a_revoked_device_is_turned_away_and_its_live_stream_ends(
+    process: CoordinatorProcess, folder: Path, tmp_path: Path
+) -> None:
+    holder = enrolled(process, folder, tmp_path / "device")
+    service = operated(process, folder)
+    run = service.StartRun(pb.StartRunRequest(plan=plan(rounds=7))).run
+    with Conversation(process.ports["devices"], holder, device="") as stream:
+        room = process.host.service.room
+        assert eventually(lambda: room.waiting("softmax") == 1)
+        service.Revoke(pb.RevokeRequest(device=holder.name, reason="lost"))
+        with pytest.raises(grpc.RpcError) as ended:
+            stream.read()
+        assert ended.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    with Conversation(process.ports["devices"], holder, device="") as stream:
+        with pytest.raises(grpc.RpcError) as refused:
+            stream.read()
+        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert "revoked" in refused.value.details()
+    service.StopRun(pb.RunRequest(run=run))
+
+
+def test_a_revocation_by_another_process_ends_a_live_stream(
+    process: CoordinatorProcess, folder: Path, tmp_path: Path
+) -> None:
+    holder = enrolled(process, folder, tmp_path / "device")
+    service = operated(process, folder)
+    run = service.StartRun(pb.StartRunRequest(plan=plan(rounds=8))).run
+    with Conversation(process.ports["devices"], holder, device="") as stream:
+        assert eventually(lambda: process.host.service.room.waiting("softmax") == 1)
+        other = Site(folder)
+        assert other.authority is not None
+        other.authority.revoke(holder.name, "stolen")
+        other.close()
+        with pytest.raises(grpc.RpcError):
+            stream.read()
+    service.StopRun(pb.RunRequest(run=run))
+
+
+def test_a_device_can_not_operate_and_an_operator_is_no_device(
+    process: CoordinatorProcess, folder: Path, tmp_path: Path
+) -> None:
+    holder = enrolled(process, folder, tmp_path / "device")
+    stub = AdminServiceStub(connected(process.ports["admin"], holder))
+    with pytest.raises(grpc.RpcError) as refused:
+        stub.ListRuns(pb.ListRunsRequest())
+    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    with Conversation(process.ports["devices"], Holder(folder / "operator"), device="") as stream:
+        with pytest.raises(grpc.RpcError) as turned:
+            stream.read()
+        assert turned.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+def impostor(folder: Path, home: Path, validity: Validity, own_root: bool) -> Holder:
+    """Keys with a certificate of another authority, or of the right one but made behind its back."""
+    root = Root.load(folder / "coordinator" / "root.pem")
+    when = utc_now() - datetime.timedelta(days=2)
+    if own_root:
+        issuer = Issuer.load((folder / "authority" / "root-key.pem").read_bytes(), root, validity)
+    else:
+        issuer = Issuer.create("test", when, validity)
+    from quorate.identity import read_request
+
+    holder = Holder.create(home, issuer.root)
+    certificate = issuer.issue(read_request(holder.request()), Role.DEVICE, when)
+    holder.install(certificate.der, when)
+    if not own_root:
+        (home / "root.pem").write_bytes(root.pem)
+        holder.root = root
+    return holder
+
+
+@pytest.mark.parametrize(
+    ("own_root", "days", "code"),
+    [
+        (False, 7, grpc.StatusCode.UNAVAILABLE),  # TLS refuses what another authority signed
+        (True, 1, grpc.StatusCode.UNAVAILABLE),  # and what has expired
+        (True, 7, grpc.StatusCode.PERMISSION_DENIED),  # the roll refuses what is not in the log
+    ],
+)
+def test_a_forged_an_expired_and_an_unlogged_certificate_are_refused(
+    process: CoordinatorProcess,
+    folder: Path,
+    tmp_path: Path,
+    own_root: bool,
+    days: int,
+    code: grpc.StatusCode,
+) -> None:
+    validity = Validity(device=datetime.timedelta(days=days))
+    holder = impostor(folder, tmp_path / "device", validity, own_root)
+    with (
+        Conversation(process.ports["devices"], holder, device="x") as stream,
+        pytest.raises(grpc.RpcError) as refused,
+    ):
+        stream.read()
+    assert refused.value.code() is code
+    assert "quorate_devices" in scraped(process)
+
+
+def test_without_tls_nobody_is_heard(process: CoordinatorProcess) -> None:
+    with (
+        Conversation(process.ports["devices"], device="d1") as stream,
+        pytest.raises(grpc.RpcError) as refused,
+    ):
+        stream.read()
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_an_insecure_coordinator_listens_on_this_machine_only(tmp_path: Path) -> None:
+    for addresses in (Addresses(devices=":9443"), Addresses("localhost:0", admin="0.0.0.0:0")):
+        with pytest.raises(PlanError, match="accepted without TLS: localhost:PORT"):
+            CoordinatorProcess(tmp_path, addresses, insecure=True)
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_in_python_real_devices_are_one_line(folder: Path, tmp_path: Path, secure: bool) -> None:
+    """The plan of a simulation, on devices: with a coordinator's folder, or insecure on this machine."""
+    port, holders = free_port(), [None] * COUNT
+    if secure:
+        with running(folder) as process:
+            holders = [enrolled(process, folder, tmp_path / f"device-{i}") for i in range(COUNT)]
+    wanted = make_plan(tomllib.loads(plan(rounds=2, training={"learning_rate": 0.4})))
+    fleet = (
+        q.Devices(f"localhost:{port}", COUNT, folder=str(folder), enrolment="localhost:0")
+        if secure
+        else q.Devices(f"localhost:{port}", COUNT, insecure=True)
+    )
+    devices = [Device(port, f"d{i}", digits().clients[i], holder=holder) for i, holder in enumerate(holders)]
+    for device in devices:
+        threading.Thread(target=device.run, daemon=True).start()
+    found = q.run(wanted, fleet=fleet, watch=lambda report: None)
+    for device in devices:
+        device.stopped = True
+    assert [round.survivors for round in found.committed] == [COUNT, COUNT]
+
+
+def test_devices_without_a_folder_are_refused_unless_they_are_insecure_and_local() -> None:
+    with pytest.raises(PlanError, match="accepted: a coordinator's folder"):
+        q.Devices(":9443", 8)
+    with pytest.raises(PlanError, match="localhost:PORT"):
+        q.Devices(":9443", 8, insecure=True)
