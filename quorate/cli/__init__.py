@@ -9,6 +9,8 @@ import click
 import typer
 
 from quorate.cli import (
+    authority,
+    coordinator,
     demo,
     models,
     plans,
@@ -34,6 +36,8 @@ app.command("run")(runs.run)
 app.add_typer(plans.app, name="plan")
 app.add_typer(runs.app, name="runs")
 app.add_typer(sweeps.app, name="sweep")
+app.add_typer(coordinator.app, name="coordinator")
+app.add_typer(authority.app, name="authority")
 app.add_typer(strategies.app, name="strategies")
 app.add_typer(models.app, name="models")
 app.add_typer(privacy.app, name="privacy")
