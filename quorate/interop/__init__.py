@@ -1,0 +1,1 @@
+"""Other systems, in both directions: Flower, TensorFlow Federated, TensorFlow Privacy."""
