@@ -34,6 +34,23 @@ def test_a_target_epsilon_is_shown_as_the_noise_multiplier_that_reaches_it(empty
     assert content["privacy"]["noise_multiplier"] > 0
 
 
+def test_the_data_of_a_plan_s_clients_are_shown_and_drawn(empty):
+    (empty / "plan.toml").write_text(PLAN)
+    shown = quorate("plan", "data", "plan.toml", "--plot", "data.png", cwd=empty)
+    assert shown.returncode == 0, shown.stderr
+    assert "clients        40" in shown.stdout
+    assert "largest share" in shown.stdout
+    assert (empty / "data.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_data_without_labels_have_no_table_of_labels(empty):
+    (empty / "plan.toml").write_text(PLAN.replace('"softmax"', '"linear"').replace("classes = 10\n", ""))
+    sets = ("--set=fleet.dataset=diabetes", "--set=task.inputs=10")
+    shown = quorate("plan", "data", "plan.toml", *sets, cwd=empty)
+    assert shown.returncode == 0, shown.stderr
+    assert "largest share" not in shown.stdout
+
+
 WRONG = {
     "an unknown key": ("rounds.cohorts=3", ["rounds.cohorts", "unknown key", "did you mean 'cohort'?"]),
     "an unknown section": ("round.count=3", ["round", "unknown section", "rounds"]),
