@@ -9,6 +9,7 @@ import click
 import typer
 
 from quorate.cli import (
+    agent,
     authority,
     coordinator,
     demo,
@@ -41,6 +42,7 @@ app.add_typer(authority.app, name="authority")
 app.add_typer(strategies.app, name="strategies")
 app.add_typer(models.app, name="models")
 app.add_typer(privacy.app, name="privacy")
+app.add_typer(agent.app, name="agent")
 app.command()(serving.serve)
 app.command()(serving.pull)
 
