@@ -10,6 +10,7 @@ import typer
 
 from quorate.cli import (
     agent,
+    audits,
     authority,
     coordinator,
     demo,
@@ -42,6 +43,7 @@ app.add_typer(authority.app, name="authority")
 app.add_typer(strategies.app, name="strategies")
 app.add_typer(models.app, name="models")
 app.add_typer(privacy.app, name="privacy")
+privacy.app.command("audit")(audits.audit)
 app.add_typer(agent.app, name="agent")
 app.command()(serving.serve)
 app.command()(serving.pull)
