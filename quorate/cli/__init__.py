@@ -14,6 +14,7 @@ from quorate.cli import (
     authority,
     coordinator,
     demo,
+    doctor,
     models,
     plans,
     privacy,
@@ -34,6 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(demo.demo)
+app.command()(doctor.doctor)
 app.command("run")(runs.run)
 app.add_typer(plans.app, name="plan")
 app.add_typer(runs.app, name="runs")
