@@ -58,7 +58,7 @@ class Settings:
         look_s: how often conditions are looked at while training runs.
         farewell_s: how long a stream stays after the device declined.
         refused_s: how long it waits after the coordinator refused it; half of it to all of it.
-        linger_s: a child process is kept for waits that are shorter than this.
+        linger_s: what a round loaded, its child process too, is kept for waits that are shorter than this.
         backoff: after failures.
     """
 
@@ -67,7 +67,7 @@ class Settings:
     look_s: float = 5.0
     farewell_s: float = 30.0
     refused_s: float = 3600.0
-    linger_s: float = 60.0
+    linger_s: float = 8.0
     backoff: Backoff = field(default_factory=Backoff)
 
 
