@@ -40,6 +40,7 @@ _LABEL = b"quorate/secagg/1/"
 _SEAL = _LABEL + b"seal"
 _SHA256 = hashes.SHA256()
 _NONCE = bytes(12)
+_SHORT_BYTES = 4096  # a longer part is hashed where it lies, a shorter one with the rest
 _CURVE = (1 << 255) - 19
 _LOW_ORDER = frozenset(
     {
@@ -54,14 +55,19 @@ _LOW_ORDER = frozenset(
 )
 
 
-def digest(purpose: bytes, *parts: bytes | memoryview) -> bytes:
+def digest(purpose: bytes, *parts: bytes) -> bytes:
     """SHA-256 over a purpose and parts, each with its length before it."""
+    *short, last = (_LABEL + purpose, *parts)
+    head = b"".join([piece for part in short for piece in (_length(part), part)]) + _length(last)
+    if len(last) <= _SHORT_BYTES:
+        return hashes.Hash.hash(_SHA256, head + last)
     h = hashes.Hash(_SHA256)
-    h.update(b"".join([piece for part in (_LABEL + purpose, *parts) for piece in (_length(part), part)]))
+    h.update(head)
+    h.update(last)
     return h.finalize()
 
 
-def _length(part: bytes | memoryview) -> bytes:
+def _length(part: bytes) -> bytes:
     return len(part).to_bytes(8, "big")
 
 

@@ -2,7 +2,7 @@
 
 A member enters with the digest of its advertisement, its *leaf*; in the signed threat models the digest of its
 identity comes first, so that everybody sees that no identity takes part twice: each neighbour of a member
-checks both. The sorted leaves, with the binding, seed
+checks both. A digest of the binding and the sorted leaves goes into the session's hash, and seeds
 a permutation that puts the members on the ring. So the server can't choose neighbours: it can only choose
 whom to let in, after which fresh keys of honest members decide (against a server that tries many rosters,
 the parameters take 128 bits of security).
@@ -63,16 +63,17 @@ class Ring:
         each = roster_type(parameters).leaf_bytes
         members = len(sorted_leaves) // each
         hood = parameters.neighbourhood(members, session.bounds.min_survivors)
-        order = _order(digest(b"ring", session.binding, sorted_leaves), members)
+        committed = digest(b"ring", session.binding, sorted_leaves)
+        words = np.frombuffer(sorted_leaves, np.uint64).reshape(members, each // 8)
         return cls(
-            session=digest(b"session", session.binding, _sizes(session, parameters, hood), sorted_leaves),
+            session=digest(b"session", session.binding, _sizes(session, parameters, hood), committed),
             hood=hood,
-            leaves=np.frombuffer(sorted_leaves, np.uint8).reshape(members, each)[order],
+            leaves=np.take(words, _order(committed, members), axis=0).view(np.uint8),
         )
 
     def places(self, leaf: bytes) -> list[int]:
         """Where a leaf stands on the ring."""
-        words = np.ascontiguousarray(self.leaves).view(np.uint64)
+        words = self.leaves.view(np.uint64)
         wanted = np.frombuffer(leaf, np.uint64)
         alike = np.flatnonzero(words[:, 0] == wanted[0])  # one word of a digest tells nearly all others apart
         return [int(place) for place in alike if (words[place] == wanted).all()]
@@ -80,8 +81,12 @@ class Ring:
 
 def _order(seed: bytes, members: int) -> np.ndarray:
     """The rank of the member on each place: the ranks sorted by 64 bits of key stream (ties by rank)."""
-    words = np.frombuffer(Randomness(seed).bytes(8 * members), "<u8")
-    return np.argsort(words, kind="stable")
+    words = Randomness(seed).words(members, np.dtype("<u8"))
+    order = np.argsort(words)
+    sorted_words = words[order]
+    if (sorted_words[1:] == sorted_words[:-1]).any():  # rare; a stable sort takes several times as long
+        order = np.argsort(words, kind="stable")
+    return order
 
 
 def _sizes(session: SumSession, parameters: SecAggParameters, hood: Neighbourhood) -> bytes:

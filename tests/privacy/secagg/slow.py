@@ -292,13 +292,14 @@ class SlowSession:
             n, case["min_survivors"], self.signed, case["corrupt"], case["dropout"],
             case["security_bits"], case["failure_bits"], case["complete"],
         )  # fmt: skip
-        words = key_stream(digest(b"ring", self.binding, self.leaves), 8 * n)
+        committed = digest(b"ring", self.binding, self.leaves)
+        words = key_stream(committed, 8 * n)
         value = [int.from_bytes(words[8 * i : 8 * i + 8], "little") for i in range(n)]
         self.ring = [leaf[ordered[i]] for i in sorted(range(n), key=lambda i: (value[i], i))]
         self.place = {name: place for place, name in enumerate(self.ring)}
         numbers = (n, self.k, self.t, quorum, case["length"], case["bits"])
         text = b"".join(number.to_bytes(8, "big") for number in numbers) + case["threat_model"].encode()
-        self.session = digest(b"session", self.binding, text, self.leaves)
+        self.session = digest(b"session", self.binding, text, committed)
         half = self.k // 2
         offsets = range(1, n) if self.k == n - 1 else [*range(-half, 0), *range(1, half + 1)]
         self.near = {name: [self.ring[(self.place[name] + o) % n] for o in offsets] for name in self.ring}
