@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,7 @@ from quorate.rounds import (
     State,
     SumShape,
     Update,
+    Updates,
     Vector,
 )
 from quorate.strategies import Aggregator
@@ -99,41 +101,66 @@ class Pipeline:
         Raises:
             DataError: a vector is missing, or does not have the length that the strategy says.
         """
-        weight = self._weight(update.examples)
-        vectors: dict[str, np.ndarray] = {name: np.asarray(v) for name, v in update.vectors.items()}
-        vectors[_WEIGHT] = np.ones(1)
-        vectors[_METRICS] = np.array([update.metrics.get(name, 0.0) for name in self.metrics])
-        vectors.update(self.mechanism.measured(update.vectors, self.shape.vectors, self.public))
-        encoded = np.empty(self.length, self.dtype)
+        encoded: np.ndarray = self.encode_many(Updates.of(update), [randomness])[0]
+        return encoded
+
+    def encode_many(self, updates: Updates, randomness: Sequence[Randomness]) -> np.ndarray:
+        """Several clients' updates as encoded vectors, shape (clients, length); each draws from a stream of its own.
+
+        Raises:
+            DataError: a vector is missing, or does not have the length that the strategy says.
+        """
+        clients = len(updates.examples)
+        encoded = np.empty((clients, self.length), self.dtype)
+        weights = self._weights(updates.examples)
+        vectors = {**updates.vectors, **self._beside(updates)}
         for segment in self.segments:
-            vector = vectors.get(segment.vector.name)
-            if vector is None or vector.shape != (segment.vector.length,):
-                found = "none" if vector is None else f"shape {vector.shape}"
+            block = vectors.get(segment.vector.name)
+            if block is None or block.shape != (clients, segment.vector.length):
+                found = "none" if block is None else f"shape {block.shape[1:]}"
                 raise DataError(
                     f"an update needs a vector {segment.vector.name!r} of shape ({segment.vector.length},), got {found}"
                 )
-            block = vector[None, :]
             if segment.clip is not None:
-                block = segment.clip.encode(block, randomness)
-            if weight != 1.0:
-                block = block * weight
-            encoded[segment.place] = segment.codec.encode(block, randomness)[0]
+                block = segment.clip.encode(block, randomness[0])  # which draws nothing
+            if weights is not None:
+                block = block * weights.astype(block.dtype)[:, None]
+            if not self.draws:
+                encoded[:, segment.place] = segment.codec.encode(block, randomness[0])
+                continue
+            for row, vector, stream in zip(encoded, block, randomness, strict=True):
+                row[segment.place] = segment.codec.encode(vector[None], stream)[0]
         return encoded
+
+    def _beside(self, updates: Updates) -> dict[str, np.ndarray]:
+        """What rides beside the vectors of the updates, (clients, length) each."""
+        clients = len(updates.examples)
+        none = np.zeros(clients)
+        metrics = [updates.metrics.get(name, none) for name in self.metrics]
+        found: dict[str, list[np.ndarray]] = {}
+        for i in range(clients):
+            own = {name: block[i] for name, block in updates.vectors.items()}
+            for name, vector in self.mechanism.measured(own, self.shape.vectors, self.public).items():
+                found.setdefault(name, []).append(vector)
+        return {
+            _WEIGHT: np.ones((clients, 1)),
+            _METRICS: np.array(metrics, np.float64).reshape(-1, clients).T,
+            **{name: np.stack(rows) for name, rows in found.items()},
+        }
 
     @property
     def draws(self) -> bool:
         """Whether encoding draws from its randomness: outside a ring nothing is rounded or noised."""
         return self.dtype.kind != "f"
 
-    def _weight(self, examples: int) -> float:
-        """At most 1 where there is a cap, so that a weighted vector keeps its norm bound."""
+    def _weights(self, examples: np.ndarray) -> np.ndarray | None:
+        """At most 1 where there is a cap, so that a weighted vector keeps its norm bound; None: 1 for everybody."""
         if not self.weighted:
-            return 1.0
-        return (
-            float(examples)
-            if self.example_cap is None
-            else min(examples, self.example_cap) / self.example_cap
-        )
+            return None
+        if self.example_cap is None:
+            return examples.astype(np.float64)
+        counted: np.ndarray = np.minimum(examples, self.example_cap) / self.example_cap
+        return counted
 
     def sink(self) -> Sink:
         """What the sum ends in: one running sum, one sum a bucket, or single updates for aggregators that need them."""

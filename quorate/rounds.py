@@ -35,6 +35,7 @@ __all__ = [
     "State",
     "SumShape",
     "Update",
+    "Updates",
     "Vector",
     "VectorSpec",
 ]
@@ -110,6 +111,30 @@ class Update:
     vectors: Mapping[str, np.ndarray]
     examples: int
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Updates:
+    """The updates of several clients.
+
+    Args:
+        vectors: by name, float32, shape (clients, length).
+        examples: how many each was computed from, int64, shape (clients,).
+        metrics: by name, float64, shape (clients,).
+    """
+
+    vectors: Mapping[str, np.ndarray]
+    examples: np.ndarray
+    metrics: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, update: Update) -> Updates:
+        """One client's."""
+        return cls(
+            vectors={name: np.asarray(vector)[None] for name, vector in update.vectors.items()},
+            examples=np.array([update.examples]),
+            metrics={name: np.array([value]) for name, value in update.metrics.items()},
+        )
 
 
 # --- What a round is made of --------------------------------------------------------------------------------------

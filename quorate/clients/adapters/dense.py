@@ -146,6 +146,11 @@ class Network:
         """The number of parameters: of each layer the weights, shape (inputs, outputs), then the biases."""
         return sum((inputs + 1) * outputs for inputs, outputs in pairwise(self.widths))
 
+    @property
+    def rest(self) -> Network:
+        """What is behind the first layer."""
+        return Network(self.widths[1:], self.head)
+
 
 class Views:
     """The layers' weights and biases as views into flat vectors.
@@ -224,7 +229,9 @@ def backward(
             error = before
 
 
-def descend(views: Views, values: list[np.ndarray], error: np.ndarray, workspace: Workspace) -> None:
+def descend(
+    views: Views, values: list[np.ndarray], error: np.ndarray, workspace: Workspace, *, through: bool = False
+) -> np.ndarray:
     """Takes the step of plain gradient descent by back-propagation: the weights become w - ∂(Σ error·outputs)/∂w.
 
     No gradient is ever held as a whole: each is made in tiles that are subtracted while they are in the cache, which
@@ -236,11 +243,16 @@ def descend(views: Views, values: list[np.ndarray], error: np.ndarray, workspace
         error: the gradient with respect to the last layer's outputs, times the learning rate;
             (clients, batch, outputs).
         workspace: holds what is in between.
+        through: whether the input came out of a ReLU before which there are more layers.
+
+    Returns:
+        The gradient, times the learning rate, with respect to the first layer's outputs; if `through`, to what went
+        into the ReLU before it, (clients, batch, inputs).
     """
     for i in range(len(views.weights) - 1, -1, -1):
         weights, inputs = views.weights[i], values[i].swapaxes(1, 2)
         before = error
-        if i:  # of the weights before the step
+        if i or through:  # of the weights before the step
             before = workspace.array(f"error {i}", *values[i].shape)
             np.matmul(error, weights.swapaxes(1, 2), out=before)
             before *= values[i] > 0
@@ -253,3 +265,4 @@ def descend(views: Views, values: list[np.ndarray], error: np.ndarray, workspace
             tile -= made
         views.biases[i] -= np.add.reduce(error, axis=1, keepdims=True)
         error = before
+    return error

@@ -28,11 +28,10 @@ import numpy as np
 
 from quorate.clients.adapters.batches import Batches, batches
 from quorate.clients.adapters.local_training import Schedule, TrainingNumbers, stack_states, with_rate
-from quorate.clients.adapters.numpy_training import Updates
 from quorate.errors import DataError, MissingExtra, PlanError
 from quorate.fleets import Client
 from quorate.parameters import Layout, Parameters
-from quorate.rounds import Instruction, State, Update
+from quorate.rounds import Instruction, State, Update, Updates
 from quorate.strategies import local_rules
 from quorate.strategies.contract import LocalRule
 from quorate.task import DenseLayer
@@ -318,9 +317,7 @@ class _Job:
         model, training, rule = self.model, self.training, self.rule
         context = rule.begin(self.start, self.extras, {name: v[chosen] for name, v in self.stacked.items()})
         schedule = Schedule.of(self.sizes[chosen], training, [self.seeds[c] for c in chosen])
-        x, y, counts = _gathered(
-            [self.data[c] for c in chosen], self.sizes[chosen], schedule, training.batch_size
-        )
+        x, y, counts = _gathered([self.data[c] for c in chosen], schedule, training.batch_size)
         padded = len(counts)
         steps = len(schedule.rows)
         own = {name: _padded(v, padded) for name, v in context.items() if v.ndim == 2}
@@ -349,7 +346,7 @@ class _Job:
 
 
 def _gathered(
-    data: Sequence[Batches], sizes: np.ndarray, schedule: Schedule, most: int
+    data: Sequence[Batches], schedule: Schedule, most: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features, shape (clients, steps, batch, …), targets, and how many rows count, padded to few different shapes.
 
@@ -358,14 +355,13 @@ def _gathered(
     """
     steps, clients, batch = schedule.rows.shape
     width = min(most, _power_of_two(batch))
-    offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     shape = (_power_of_two(clients), _power_of_two(steps), width)
     counts = np.zeros(shape[:2], np.float32)
     counts[:clients, :steps] = schedule.counts.T
     gathered: list[np.ndarray] = []
     for c, one in enumerate(data):
         rows = np.zeros((steps, width), np.intp)
-        rows[:, :batch] = schedule.rows[:, c] - offsets[c]
+        rows[:, :batch] = schedule.rows[:, c] - schedule.offsets[c]
         own = one.take(rows.ravel())
         gathered = gathered or [np.zeros((*shape, *part.shape[1:]), part.dtype) for part in own]
         for whole, part in zip(gathered, own, strict=True):

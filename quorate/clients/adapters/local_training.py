@@ -163,6 +163,7 @@ class Schedule:
 
     Args:
         rows: shape (steps, clients, batch); where nothing is to be taken, the client's first row.
+        offsets: of each client's first row, shape (clients,).
         counts: how many of them count, shape (steps, clients).
         steps: of each client, shape (clients,), descending.
         active: how many clients take a step, shape (steps,).
@@ -170,6 +171,7 @@ class Schedule:
     """
 
     rows: np.ndarray
+    offsets: np.ndarray
     counts: np.ndarray
     steps: np.ndarray
     active: np.ndarray
@@ -203,7 +205,7 @@ class Schedule:
             rows[: steps[i], i] = epochs.reshape(-1, batch)
         t = np.arange(len(rows))[:, None]
         counts = np.where(t % each == each - 1, sizes - (each - 1) * batch, batch) * (t < steps)
-        return cls(rows, counts, steps, (counts > 0).sum(axis=1), counts.max(axis=1))
+        return cls(rows, offsets, counts, steps, (counts > 0).sum(axis=1), counts.max(axis=1))
 
     def shares(self, t: int, clients: int, batch: int) -> np.ndarray | np.float32:
         """What an example weighs in the mean of its batch: (clients, batch, 1), or one number for all."""

@@ -16,11 +16,11 @@ import numpy as np
 
 from quorate.clients.adapters.dense import Network, Softmax, Squared, Views, Workspace, backward, forward
 from quorate.clients.adapters.examples import Examples
-from quorate.clients.adapters.numpy_training import Updates, fit_many
+from quorate.clients.adapters.numpy_training import fit_many
 from quorate.errors import DataError, PlanError
 from quorate.fleets import Client
 from quorate.parameters import Layout, Parameters
-from quorate.rounds import Instruction, State, Update
+from quorate.rounds import Instruction, State, Update, Updates
 from quorate.strategies import local_rules
 from quorate.task import DenseLayer
 

@@ -3,7 +3,8 @@
 The clients of a block take their steps together: step t of all of them is one batched matrix product. They
 are sorted by their number of steps, so that those still at work are always the first ones; a batch that is
 short of examples is padded, and what is padded weighs nothing. What comes out is what each client alone would
-give, up to rounding. A rule that leaves the gradient as it is takes its steps without ever holding one (`descend`).
+give, up to rounding. A rule that leaves the gradient as it is takes its steps without ever holding one (`descend`),
+and, where that is less work, without the first layer's weights (`dual_layer`).
 
 An instruction's settings: `learning_rate`, `epochs` (passes over the client's data), `batch_size` (examples a
 step; the last of an epoch may be smaller), and those of the local rule.
@@ -12,38 +13,27 @@ step; the last of an epoch may be smaller), and those of the local rule.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from quorate.clients.adapters.dense import Network, Views, Workspace, backward, descend, forward
+from quorate.clients.adapters.dual_layer import DualLayer, is_less_work
 from quorate.clients.adapters.examples import Examples
 from quorate.clients.adapters.local_training import Schedule, TrainingNumbers, stack_states
 from quorate.errors import DataError
-from quorate.rounds import Instruction, State
+from quorate.rounds import Instruction, State, Updates
 from quorate.strategies import local_rules
 from quorate.strategies.contract import LocalRule
 
-__all__ = ["Updates", "fit_many"]
+__all__ = ["fit_many"]
 
-_BLOCK_BYTES = 1 << 20  # weights, gradients and batches of a block stay in a core's cache
-
-
-@dataclass(frozen=True)
-class Updates:
-    """The updates of several clients.
-
-    Args:
-        vectors: by name, float32, shape (clients, length).
-        examples: how many each was computed from, int64, shape (clients,).
-        metrics: by name, float64, shape (clients,): averages over the examples as they were met in training.
-    """
-
-    vectors: Mapping[str, np.ndarray]
-    examples: np.ndarray
-    metrics: Mapping[str, np.ndarray]
+_BLOCK_BYTES = 1 << 21  # what a step of a block touches stays in a core's cache
 
 
+@np.errstate(
+    over="ignore", invalid="ignore"
+)  # what diverges is not finite, and is refused where it is summed
 def fit_many(
     network: Network,
     start: np.ndarray,
@@ -81,20 +71,26 @@ def fit_many(
     kept = {name: np.empty_like(value) for name, value in stacked.items()}
     measured = np.empty((2, len(data)))
     extras = {name: np.asarray(vector, np.float32) for name, vector in instructions[0].extras.items()}
-    bytes_each = 4 * (2 * network.size + min(training.batch_size, int(sizes.max())) * 2 * max(network.widths))
-    block = max(1, _BLOCK_BYTES // bytes_each)
+    plain = isinstance(rule, local_rules.Sgd)  # the gradient as it is, so that it need not be seen as a whole
+    dual = plain and is_less_work(network, int(sizes.max()), training.epochs)
+    block = max(1, _BLOCK_BYTES // _bytes_each(network, int(sizes.max()), training.batch_size, plain, dual))
     workspace = Workspace()
     for i in range(0, len(data), block):
         chosen = order[i : i + block]
-        context = rule.begin(start, extras, {name: value[chosen] for name, value in stacked.items()})
         schedule = Schedule.of(sizes[chosen], training, [instructions[c].seed for c in chosen])
-        weights = workspace.array("weights", len(chosen), network.size)
-        weights[:] = start
-        measured[:, chosen] = _train(
-            network, weights, rule, context, [data[c] for c in chosen], schedule, training, workspace
-        )
+        held = [data[c] for c in chosen]
+        if plain:
+            make = _Dual if dual else _Plain
+            steps_of: _Steps = make(network, start, held, schedule, training.learning_rate, workspace)
+            measured[:, chosen] = _train(network, held, schedule, steps_of)
+            for k, c in enumerate(chosen.tolist()):
+                steps_of.delta(k, vectors["delta"][c])
+            continue
+        context = rule.begin(start, extras, {name: value[chosen] for name, value in stacked.items()})
+        ruled = _Ruled(network, start, held, schedule, training.learning_rate, workspace, rule, context)
+        measured[:, chosen] = _train(network, held, schedule, ruled)
         taken = schedule.steps.astype(np.float32)
-        made, state = rule.finish(start, weights, taken, training.learning_rate, context)
+        made, state = rule.finish(start, ruled.weights, taken, training.learning_rate, context)
         for name, vector in vectors.items():
             vector[chosen] = made[name]
         for name, value in kept.items():
@@ -106,51 +102,165 @@ def fit_many(
     return Updates(vectors, sizes, metrics), new_states
 
 
-def _train(
-    network: Network,
-    weights: np.ndarray,
-    rule: LocalRule,
-    context: Mapping[str, np.ndarray],
-    data: Sequence[Examples],
-    schedule: Schedule,
-    training: TrainingNumbers,
-    workspace: Workspace,
-) -> np.ndarray:
-    """Trains a block in place, most steps first; returns each client's metrics, shape (2, clients)."""
-    x_all = data[0].x if len(data) == 1 else np.concatenate([one.x for one in data])
+def _bytes_each(network: Network, examples: int, batch_size: int, plain: bool, dual: bool) -> int:
+    """What a step of one client touches."""
+    batch = min(batch_size, examples) * 2 * sum(network.widths[dual:])
+    if dual:
+        return 4 * (batch + DualLayer.values(network, examples) + network.rest.size)
+    return 4 * (batch + (1 if plain else 2) * network.size)
+
+
+class _Steps(Protocol):
+    """How the clients of a block take their steps."""
+
+    def outputs(self, t: int, clients: int, batch: int) -> np.ndarray:
+        """What the network gives for the batches of step t, (clients, batch, outputs)."""
+        ...
+
+    def take(self, error: np.ndarray) -> None:
+        """Takes the step for the gradients with respect to these outputs, which may be overwritten."""
+        ...
+
+    def delta(self, k: int, out: np.ndarray) -> None:
+        """Writes the way that client k has come, shape (network.size,)."""
+        ...
+
+
+def _train(network: Network, data: Sequence[Examples], schedule: Schedule, steps: _Steps) -> np.ndarray:
+    """Trains a block, most steps first; returns each client's metrics, shape (2, clients)."""
     y_all = data[0].y if len(data) == 1 else np.concatenate([one.y for one in data])
-    plain = isinstance(rule, local_rules.Sgd)  # the gradient as it is, so that it need not be seen as a whole
-    gradients = weights if plain else workspace.array("gradients", *weights.shape)
     seen = np.ones((2, *schedule.rows.shape), np.float32)
-    rate = np.float32(training.learning_rate)
-    active = 0
-    with np.errstate(
-        over="ignore", invalid="ignore"
-    ):  # what diverges is not finite, and is refused where it is summed
-        for t in range(len(schedule.rows)):
-            clients, batch = int(schedule.active[t]), int(schedule.widths[t])
-            if clients != active:
-                active = clients
-                w, g = weights[:clients], gradients[:clients]
-                w_views, g_views = Views(network, w), Views(network, g)
-                here = {name: a[:clients] if a.ndim == 2 else a for name, a in context.items()}
-            rows = schedule.rows[t, :clients, :batch]
-            x = workspace.array("x", clients, batch, x_all.shape[1])
-            np.take(x_all, rows, axis=0, out=x, mode="clip")  # any other mode buffers the output
-            values = forward(w_views, x, workspace)
-            error = values[-1].reshape(clients * batch, -1)
-            first, second = network.head.error(error, y_all[rows.ravel()])
-            seen[0, t, :clients, :batch] = first.reshape(clients, batch)
-            seen[1, t, :clients, :batch] = second.reshape(clients, batch)
-            values[-1] *= schedule.shares(t, clients, batch)
-            if plain:
-                values[-1] *= rate
-                descend(w_views, values, values[-1], workspace)
-                continue
-            backward(w_views, g_views, values, values[-1], workspace)
-            step = rule.gradient(g, w, here)
-            step *= rate
-            w -= step
-        each = np.stack(network.head.measure(*seen)).astype(np.float64)
+    for t in range(len(schedule.rows)):
+        clients, batch = int(schedule.active[t]), int(schedule.widths[t])
+        outputs = steps.outputs(t, clients, batch)
+        y = y_all[schedule.rows[t, :clients, :batch].ravel()]
+        first, second = network.head.error(outputs.reshape(clients * batch, -1), y)
+        seen[0, t, :clients, :batch] = first.reshape(clients, batch)
+        seen[1, t, :clients, :batch] = second.reshape(clients, batch)
+        outputs *= schedule.shares(t, clients, batch)
+        steps.take(outputs)
+    each = np.stack(network.head.measure(*seen)).astype(np.float64)
     each *= schedule.filled()
     return np.asarray(each.sum(axis=(1, 3)) / schedule.counts.sum(axis=0))
+
+
+class _Plain:
+    """Plain gradient descent: the weights of a block's clients, which take their steps in place."""
+
+    def __init__(
+        self,
+        network: Network,
+        start: np.ndarray,
+        data: Sequence[Examples],
+        schedule: Schedule,
+        rate: float,
+        workspace: Workspace,
+    ):
+        self._network, self._start, self._data, self._rate = network, start, data, np.float32(rate)
+        self._rows = schedule.rows - schedule.offsets[:, None]
+        self._workspace = workspace
+        self.weights = workspace.array("weights", len(data), network.size)
+        self.weights[:] = start
+        self._active = 0
+
+    def outputs(self, t: int, clients: int, batch: int) -> np.ndarray:
+        """By the weights as they are."""
+        if clients != self._active:
+            self._active = clients
+            self._look(clients)
+        x = self._workspace.array("x", clients, batch, self._network.widths[0])
+        for one, rows, own in zip(self._data, self._rows[t, :clients, :batch], x, strict=False):
+            np.take(one.x, rows, axis=0, out=own, mode="clip")  # any other mode buffers the output
+        self._values = forward(self._views, x, self._workspace)
+        return self._values[-1]
+
+    def take(self, error: np.ndarray) -> None:
+        """Down the gradient."""
+        error *= self._rate
+        descend(self._views, self._values, error, self._workspace)
+
+    def delta(self, k: int, out: np.ndarray) -> None:
+        """From the start to the weights."""
+        np.subtract(self.weights[k], self._start, out=out)
+
+    def _look(self, clients: int) -> None:
+        self._views = Views(self._network, self.weights[:clients])
+
+
+class _Ruled(_Plain):
+    """Descent under a local rule, which sees whole gradients.
+
+    Args of its own:
+        rule: what becomes of a gradient.
+        context: of the rule, by name: for all clients, or a row for each.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        start: np.ndarray,
+        data: Sequence[Examples],
+        schedule: Schedule,
+        rate: float,
+        workspace: Workspace,
+        rule: LocalRule,
+        context: Mapping[str, np.ndarray],
+    ):
+        super().__init__(network, start, data, schedule, rate, workspace)
+        self._rule, self._context = rule, context
+        self._gradients = workspace.array("gradients", *self.weights.shape)
+
+    def take(self, error: np.ndarray) -> None:
+        """Along what the rule makes of the gradient."""
+        backward(self._views, self._gradient_views, self._values, error, self._workspace)
+        weights = self.weights[: self._active]
+        step = self._rule.gradient(self._gradients[: self._active], weights, self._here)
+        step *= self._rate
+        weights -= step
+
+    def _look(self, clients: int) -> None:
+        super()._look(clients)
+        self._gradient_views = Views(self._network, self._gradients[:clients])
+        self._here = {name: a[:clients] if a.ndim == 2 else a for name, a in self._context.items()}
+
+
+class _Dual:
+    """Plain gradient descent without the first layer's weights; those of the others take their steps in place."""
+
+    def __init__(
+        self,
+        network: Network,
+        start: np.ndarray,
+        data: Sequence[Examples],
+        schedule: Schedule,
+        rate: float,
+        workspace: Workspace,
+    ):
+        self._rest, self._rate, self._workspace = network.rest, np.float32(rate), workspace
+        self._first = DualLayer(network, start, [one.x for one in data], schedule, workspace)
+        self._behind = network.size - self._rest.size
+        self._start = start[self._behind :]
+        self._weights = workspace.array("weights", len(data), self._rest.size)
+        self._weights[:] = self._start
+        self._active = 0
+
+    def outputs(self, t: int, clients: int, batch: int) -> np.ndarray:
+        """By the rest of the network, from what its first layer would give."""
+        if clients != self._active:
+            self._active = clients
+            self._views = Views(self._rest, self._weights[:clients])
+        hidden = self._first.outputs(t, clients, batch)
+        if self._views.weights:
+            np.maximum(hidden, 0, out=hidden)
+        self._values = forward(self._views, hidden, self._workspace)
+        return self._values[-1]
+
+    def take(self, error: np.ndarray) -> None:
+        """Down the gradient."""
+        error *= self._rate
+        self._first.take(descend(self._views, self._values, error, self._workspace, through=True))
+
+    def delta(self, k: int, out: np.ndarray) -> None:
+        """Of the first layer, and of the rest."""
+        self._first.delta(k, out[: self._behind])
+        np.subtract(self._weights[k], self._start, out=out[self._behind :])

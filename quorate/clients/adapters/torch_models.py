@@ -30,11 +30,10 @@ import numpy as np
 from quorate.clients.adapters import torch_programs, torch_training
 from quorate.clients.adapters.batches import Batches, batches
 from quorate.clients.adapters.local_training import fit_one, with_rate
-from quorate.clients.adapters.numpy_training import Updates
 from quorate.errors import DataError, MissingExtra, PlanError
 from quorate.fleets import Client
 from quorate.parameters import Layout, Parameters
-from quorate.rounds import Instruction, State, Update
+from quorate.rounds import Instruction, State, Update, Updates
 from quorate.strategies import local_rules
 from quorate.task import DenseLayer, ProgramSpec
 

@@ -20,9 +20,8 @@ import torch
 
 from quorate.clients.adapters.batches import Batches
 from quorate.clients.adapters.local_training import Schedule, TrainingNumbers, stack_states
-from quorate.clients.adapters.numpy_training import Updates
 from quorate.errors import DataError, PlanError
-from quorate.rounds import Instruction, State
+from quorate.rounds import Instruction, State, Updates
 from quorate.strategies import local_rules
 from quorate.strategies.contract import LocalRule
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from typing import Any
@@ -17,7 +18,7 @@ from quorate.simulations.engines.processes import Processes, can_fork
 from quorate.simulations.engines.ray_actors import RayActors
 from quorate.simulations.engines.sequential import one_by_one
 from quorate.simulations.engines.site import InThisProcess, Site
-from quorate.simulations.engines.vectorised import can_vectorise, in_blocks
+from quorate.simulations.engines.vectorised import InThreads, can_vectorise, in_blocks
 from quorate.strategies.local_rules import Sgd
 from quorate.task import Model
 
@@ -29,6 +30,9 @@ ENGINES = ("auto", "sequential", "vectorised", "processes", "ray")
 
 _WORTH_PROCESSES = 1e9
 """Multiplications a round: about 20 ms of one core, where the workers' messages (about 1 ms) no longer matter."""
+
+_WORTH_THREADS = 5e7
+"""Multiplications a round: about 1 ms of one core."""
 
 
 def make_engine(
@@ -65,7 +69,18 @@ def make_engine(
     if name == "ray":
         return RayActors(data, plan, together, workers, address)
     site = Site(data, plan, in_blocks if together else one_by_one, together)
-    return Processes(site, workers or cores) if name == "processes" else InThisProcess(site)
+    if name == "processes":
+        return Processes(site, workers or cores)
+    if (
+        together
+        and isinstance(model, DenseModel)
+        and cores > 1
+        and _work(model, data, plan) >= _WORTH_THREADS
+    ):
+        if importlib.util.find_spec("threadpoolctl"):
+            return InThreads(site, cores)
+        log.info("fleet.engine: %r has one thread, since threadpoolctl is not installed", name)
+    return InThisProcess(site)
 
 
 def choose(model: Model, data: FederatedDataset, plan: Plan, workers: int) -> tuple[str, str]:
@@ -88,7 +103,7 @@ def choose(model: Model, data: FederatedDataset, plan: Plan, workers: int) -> tu
         except PlanError:
             return "sequential", f"an operation of {model.name!r} can't be batched over clients"
         return "vectorised", f"{model.name!r} trains many clients at once"
-    work = 3.0 * model.layout.size * data.mean_examples * plan.rounds.cohort * plan.training.epochs
+    work = _work(model, data, plan)
     shown = f"about {work:.0e} multiplications a round"
     if work < _WORTH_PROCESSES:
         return "vectorised", f"{shown} are not worth workers"
@@ -97,6 +112,11 @@ def choose(model: Model, data: FederatedDataset, plan: Plan, workers: int) -> tu
     if not can_fork():
         return "vectorised", f"{shown}, and workers can't be forked on this system"
     return "processes", f"{shown}, for {workers} workers"
+
+
+def _work(model: Model, data: FederatedDataset, plan: Plan) -> float:
+    """Multiplications a round: forward, and two products backward."""
+    return 3.0 * model.layout.size * data.mean_examples * plan.rounds.cohort * plan.training.epochs
 
 
 def _try_together(model: Any, data: FederatedDataset, plan: Plan) -> None:

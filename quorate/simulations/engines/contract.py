@@ -5,22 +5,22 @@ Where the sum allows it, encoded vectors are added where they are made, and only
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from quorate.rounds import Assignment, Instruction, Member, State, Update
+from quorate.rounds import Assignment, Instruction, Member, State, Updates
 from quorate.task import Model
 
-__all__ = ["Contribution", "Done", "Engine", "Order", "Training"]
+__all__ = ["Contributions", "Done", "Engine", "Order", "Training"]
 
 Training = Callable[
     [Model, Assignment, Sequence[Any], Sequence[Instruction], Sequence[State]],
-    Iterator[tuple[Update, State]],
+    tuple[Updates, Sequence[State]],
 ]
-"""Trains clients on their data, each with its instruction and state, and gives their updates in order."""
+"""Trains a block of clients on their data, each with its instruction and state."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,23 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Contribution:
-    """One member's work.
+class Contributions:
+    """The work of a block of members.
 
     Args:
-        member: who.
-        encoded: its encoded vector, shape (m,), uint16, uint32 or float32.
-        state: what it keeps if the round is committed.
+        members: who.
+        encoded: their encoded vectors, shape (members, m), uint16, uint32 or float32.
+        states: what each keeps if the round is committed.
     """
 
-    member: Member
+    members: tuple[Member, ...]
     encoded: np.ndarray
-    state: State
+    states: tuple[State, ...]
+
+    def add_to(self, total: np.ndarray) -> None:
+        """Adds the vectors to a sum, shape (m,), of the ring's dtype or float64."""
+        for vector in self.encoded:
+            np.add(total, vector, out=total)
 
 
 @dataclass(frozen=True)

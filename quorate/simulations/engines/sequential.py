@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from quorate.rounds import Assignment, Instruction, State, Update
+from quorate.rounds import Assignment, Instruction, State, Updates
 from quorate.task import Model
 
 __all__ = ["one_by_one"]
@@ -17,7 +17,8 @@ def one_by_one(
     data: Sequence[Any],
     instructions: Sequence[Instruction],
     states: Sequence[State],
-) -> Iterator[tuple[Update, State]]:
-    """Makes each client when its turn comes, and has it fit."""
-    for own, instruction, state in zip(data, instructions, states, strict=True):
-        yield model.client(own).fit(assignment.broadcast.parameters, instruction, state)
+) -> tuple[Updates, Sequence[State]]:
+    """Makes the only client of a block, and has it fit."""
+    ((own, instruction, state),) = zip(data, instructions, states, strict=True)
+    update, kept = model.client(own).fit(assignment.broadcast.parameters, instruction, state)
+    return Updates.of(update), [kept]

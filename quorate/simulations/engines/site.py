@@ -19,7 +19,7 @@ from quorate.plan import Plan
 from quorate.randomness import Randomness
 from quorate.rounds import Assignment, Instruction, Member, State
 from quorate.simulations.datasets import FederatedDataset
-from quorate.simulations.engines.contract import Contribution, Done, Order, Training
+from quorate.simulations.engines.contract import Contributions, Done, Order, Training
 from quorate.sums import held_in
 
 __all__ = ["InThisProcess", "Site", "member_seed"]
@@ -47,7 +47,7 @@ class Site:
 
     def work(
         self, order: Order, begin: Callable[[int, int], None] = lambda start, stop: None
-    ) -> Iterator[Contribution]:
+    ) -> Iterator[Contributions]:
         """The contributions of an order's members; those that are not finite are left out.
 
         Args:
@@ -65,12 +65,12 @@ class Site:
                 check_rule(self._model.client(data[0]), assignment.broadcast.instruction.rule)
             states: Sequence[State] = [order.states.get(member, {}) for member in chosen]
             instructions = [self.instruction(assignment, member) for member in chosen]
-            trained = self._train(self._model, assignment, data, instructions, states)
-            for member, (update, state) in zip(chosen, trained, strict=True):
-                own = randomness.spawn(member) if encoding.draws else randomness  # a stream costs 50 µs
-                encoded = encoding.encode(update, own)
-                if encoded.dtype.kind != "f" or np.isfinite(encoded).all():
-                    yield Contribution(member, encoded, state)
+            updates, kept = self._train(self._model, assignment, data, instructions, states)
+            streams = [
+                randomness.spawn(m) if encoding.draws else randomness for m in chosen
+            ]  # each costs 50 µs
+            encoded = encoding.encode_many(updates, streams)
+            yield _finite(Contributions(chosen, encoded, tuple(kept)))
 
     def instruction(self, assignment: Assignment, member: Member) -> Instruction:
         """In a seeded run each client has a data order of its own."""
@@ -85,6 +85,21 @@ class Site:
             self._process = os.getpid()
             self._randomness = Randomness.system() if self._seed is None else Randomness.from_seed(self._seed)
         return self._randomness
+
+
+def _finite(made: Contributions) -> Contributions:
+    """Those whose vectors are finite."""
+    if made.encoded.dtype.kind != "f":
+        return made
+    good = [bool(np.isfinite(vector).all()) for vector in made.encoded]
+    if all(good):
+        return made
+    chosen = [i for i, fine in enumerate(good) if fine]
+    return Contributions(
+        members=tuple(made.members[i] for i in chosen),
+        encoded=made.encoded[chosen],
+        states=tuple(made.states[i] for i in chosen),
+    )
 
 
 def member_seed(seed: int, member: Member) -> int:
@@ -108,17 +123,18 @@ class InThisProcess:
         members: list[Member] = []
         vectors: list[tuple[tuple[Member, ...], np.ndarray]] = []
         total: np.ndarray | None = None
-        for contribution in self._site.work(order):
-            states[contribution.member] = contribution.state
-            members.append(contribution.member)
-            encoded = contribution.encoded
+        for made in self._site.work(order):
+            states.update(zip(made.members, made.states, strict=True))
+            members += made.members
             if not order.summed:
-                vectors.append(((contribution.member,), encoded))
+                vectors += [
+                    ((member,), vector) for member, vector in zip(made.members, made.encoded, strict=True)
+                ]
                 continue
             if total is None:
-                total = np.zeros(len(encoded), held_in(encoded.dtype))
-            np.add(total, encoded, out=total)
-        if total is not None:
+                total = np.zeros(made.encoded.shape[1], held_in(made.encoded.dtype))
+            made.add_to(total)
+        if total is not None and members:
             vectors.append((tuple(members), total))
         return Done(vectors, states)
 

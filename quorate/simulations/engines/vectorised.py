@@ -1,18 +1,26 @@
 """The *vectorised* engine: many clients as one batched computation, in this process.
 
 For models that are `together` and have a `fit_many`: the NumPy reference models, JAX's losses and most PyTorch modules.
-It cuts the clients into blocks that fit the cache.
+It cuts the clients into blocks that fit the cache. The frameworks keep all cores busy themselves; NumPy's small
+products do not, so that its models are trained by a thread a core, each with its share of the cohort and one BLAS
+thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
-from quorate.rounds import Assignment, Instruction, State, Update
+from quorate.rounds import Assignment, Instruction, State, Updates
+from quorate.simulations.engines.contract import Done, Order
+from quorate.simulations.engines.processes import deal
+from quorate.simulations.engines.site import InThisProcess, Site
 from quorate.task import Model
 
-__all__ = ["can_vectorise", "in_blocks"]
+__all__ = ["InThreads", "can_vectorise", "in_blocks"]
 
 
 def can_vectorise(model: Model) -> bool:
@@ -26,14 +34,45 @@ def in_blocks(
     data: Sequence[Any],
     instructions: Sequence[Instruction],
     states: Sequence[State],
-) -> Iterator[tuple[Update, State]]:
+) -> tuple[Updates, Sequence[State]]:
     """Trains all of them together."""
     many: Any = model
-    updates, kept = many.fit_many(assignment.broadcast.parameters, data, instructions, states)
-    for i, state in enumerate(kept):
-        update = Update(
-            vectors={name: block[i] for name, block in updates.vectors.items()},
-            examples=int(updates.examples[i]),
-            metrics={name: float(values[i]) for name, values in updates.metrics.items()},
+    trained: tuple[Updates, Sequence[State]] = many.fit_many(
+        assignment.broadcast.parameters, data, instructions, states
+    )
+    return trained
+
+
+class InThreads:
+    """An engine of threads in this process, each with a share of every cohort.
+
+    Args:
+        site: with the data of all clients.
+        threads: how many.
+    """
+
+    def __init__(self, site: Site, threads: int):
+        self._site, self._alone, self._threads = site, InThisProcess(site), threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="quorate simulation")
+
+    def run(self, order: Order) -> Done:
+        """Trains and encodes; each thread adds up its own share."""
+        sizes = [self._site.data.examples_of(member) for member in order.members]
+        shares = [tuple(order.members[i] for i in share) for share in deal(sizes, self._threads)]
+        orders = [replace(order, members=share) for share in shares if share]
+        with self._blas.limit(limits=1, user_api="blas"):
+            done = list(self._pool.map(self._alone.run, orders))
+        return Done(
+            encoded=[part for one in done for part in one.encoded],
+            states={member: state for one in done for member, state in one.states.items()},
         )
-        yield update, state
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._pool.shutdown()
+
+    @cached_property
+    def _blas(self) -> Any:
+        import threadpoolctl  # type: ignore[import-untyped]
+
+        return threadpoolctl.ThreadpoolController()  # which takes milliseconds to find the libraries

@@ -147,14 +147,15 @@ def _work(
     vectors: list[memoryview] = []
     desk.total[:] = 0
     whole = dataclasses.replace(order, assignment=board.read(order.assignment))
-    for contribution in site.work(whole, begin):
-        members.append(contribution.member)
-        if contribution.state:
-            states[contribution.member] = contribution.state
+    for made in site.work(whole, begin):
+        members += made.members
+        states.update(
+            {member: state for member, state in zip(made.members, made.states, strict=True) if state}
+        )
         if order.summed:
-            np.add(desk.total, contribution.encoded, out=desk.total)
+            made.add_to(desk.total)
         else:
-            vectors.append(np.ascontiguousarray(contribution.encoded).data.cast("B"))
+            vectors += [vector.data.cast("B") for vector in made.encoded]
     return members, states, vectors
 
 

@@ -13,6 +13,7 @@ from quorate.errors import DataError, PlanError, PolicyRefused
 from quorate.parameters import Layout
 from quorate.rounds import Update
 from quorate.server import checkpoints
+from quorate.simulations.engines import choice
 from quorate.simulations.engines.processes import deal
 from quorate.simulations.source import Simulation, simulation
 from tests.federations import CLIPPED, GAUSSIAN, IDEAL, SECAGG, SOFTMAX_DIGITS, digits, plan, wine
@@ -98,6 +99,24 @@ def test_every_engine_learns_the_same_model(sections):
         assert [(r.survivors, r.lost) for r in other.history] == [
             (r.survivors, r.lost) for r in runs[0].history
         ]
+
+
+def test_threads_learn_what_one_does_and_the_same_bits_every_time(monkeypatch):
+    made = plan(task={"name": "softmax", "inputs": 64, "classes": 10})
+    alone = run(made, "vectorised", data=digits())
+    monkeypatch.setattr(choice, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(choice, "_cores", lambda: 3)
+    first, second = (run(made, "vectorised", data=digits()) for _ in range(2))
+    np.testing.assert_allclose(first.state.parameters.vector, alone.state.parameters.vector, atol=2e-6)
+    assert checkpoints.encode(first.state) == checkpoints.encode(second.state)
+    assert [r.survivors for r in first.history] == [r.survivors for r in alone.history]
+
+
+def test_a_thread_s_refusal_is_the_run_s(monkeypatch):
+    monkeypatch.setattr(choice, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(choice, "_cores", lambda: 2)
+    with pytest.raises(DataError, match="takes 64 features, got 13"):
+        run(plan(task=SOFTMAX_DIGITS), "vectorised")
 
 
 @pytest.mark.parametrize("summing", [q.PlainSum(), q.IdealSum(), q.SecAggPlus()])
