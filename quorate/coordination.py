@@ -112,7 +112,9 @@ class CoordinatorProcess:
     def _open(self, stack: contextlib.ExitStack) -> None:
         """In this order; it is closed in the reverse one: the runs end before the streams are cut."""
         site, metrics, addresses = self._site, Metrics(), self._addresses
-        store = stack.enter_context(contextlib.closing(Store(self._folder / "state")))
+        store = stack.enter_context(
+            contextlib.closing(Store(self._folder / "state", database=self._database))
+        )
         recorded = partial(_recorded, store)
         standing = stand(stack, site, addresses.devices, addresses.enrolment, metrics, recorded, self._limits)
         self.host = Host(store, standing.service, standing.members, standing.endorse)

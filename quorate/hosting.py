@@ -13,6 +13,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from quorate import assembly
@@ -20,9 +21,10 @@ from quorate.endorsement import Endorsement
 from quorate.errors import PlanError, QuorateError, RoundsAborted, StateError
 from quorate.fleets import Enrolment
 from quorate.logs import bound
+from quorate.parts import make_part
 from quorate.plan import FleetSection, Plan
 from quorate.planfile import format_plan, make_plan
-from quorate.rounds import Outcome
+from quorate.rounds import Deadlines, Outcome
 from quorate.server.administration import RunEvent, RunState
 from quorate.server.coordinator import RoundReport
 from quorate.server.devices import Demand, DeviceFleet, DeviceService, Stopped
@@ -34,6 +36,7 @@ __all__ = ["Host"]
 log = logging.getLogger(__name__)
 
 RUNNING, PAUSED, STOPPED = "running", "paused", "stopped"
+_LISTENING = ("listen", "folder", "enrolment", "insecure")
 _BACK_OFF_S = (30.0, 3600.0)  # the first wait after too many aborted rounds, and the longest
 
 
@@ -78,9 +81,9 @@ class Host:
             PlanError: it is not a plan for devices, or can't be run on them.
             StateError: it runs already.
         """
-        read, population = self._read(plan)
+        read, wanted = self._read(plan)
         with self._lock:
-            fleet = self._fleet(read, population)
+            fleet = self._fleet(read, wanted)
             try:
                 assembly.check_abilities(read, fleet)
                 record = assembly.open_run(self.store, read)
@@ -166,34 +169,66 @@ class Host:
             raise StateError(f"{problem} with an id that begins with {prefix!r} here; these exist: {known}")
         return found[0]
 
-    def _read(self, text: str) -> tuple[Plan, int]:
-        """The plan of a text, resolved, and its population."""
+    def _read(self, text: str) -> tuple[Plan, _Wanted]:
+        """The plan of a text, resolved, and what its `[fleet]` says."""
         try:
             plan = make_plan(tomllib.loads(text))
         except tomllib.TOMLDecodeError as error:
             raise PlanError(f"the plan is not TOML: {error}") from error
-        population = plan.fleet.settings.get("population")
         if plan.fleet.kind != "devices" or plan.fleet.seed is not None:
             raise PlanError(
                 f"fleet.kind: found {plan.fleet.kind!r}; a coordinator runs plans of real devices: accepted: "
                 "'devices', with a population and without a seed"
             )
-        surplus = sorted(
-            set(plan.fleet.settings) - {"population", "listen", "folder", "enrolment", "insecure"}
-        )
-        if surplus or not isinstance(population, int) or population < 1:
-            raise PlanError(
-                f"fleet.{surplus[0]}: unknown key; accepted: population"
-                if surplus
-                else f"fleet.population: found {population!r}; accepted: how many devices wait when a round opens, a "
-                "whole number of at least 1"
-            )
+        wanted = _wanted(plan.fleet)
         assembly.check_recorded(plan)
-        return plan.resolved(population), population
+        return plan.resolved(wanted.population), wanted
 
-    def _fleet(self, plan: Plan, population: int) -> DeviceFleet:
-        demand = Demand(plan.task.resolve().name, population, plan.rounds.cohort)
-        return DeviceFleet(self.service, demand, enrolment=self.enrolment, endorse=self.endorse)
+    def _fleet(self, plan: Plan, wanted: _Wanted) -> DeviceFleet:
+        demand = Demand(plan.task.resolve().name, wanted.population, plan.rounds.cohort)
+        return DeviceFleet(
+            self.service,
+            demand,
+            enrolment=self.enrolment,
+            endorse=self.endorse,
+            deadlines=wanted.deadlines,
+        )
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What `[fleet]` says of a hosted run.
+
+    Args:
+        population: how many devices wait when a round opens.
+        deadlines: of every round.
+    """
+
+    population: int
+    deadlines: Deadlines
+
+
+def _wanted(fleet: FleetSection) -> _Wanted:
+    """Where a coordinator listens is said when it is started, and not by a plan: that is passed over.
+
+    Raises:
+        PlanError: a value is out of its range.
+    """
+
+    def read(
+        population: int,
+        training_s: float = Deadlines.training_s,
+        phase_s: float = Deadlines.phase_s,
+    ) -> _Wanted:
+        if population < 1:
+            raise PlanError(
+                f"population: found {population}; accepted: how many devices wait when a round opens, a whole number "
+                "of at least 1"
+            )
+        return _Wanted(population, Deadlines(training_s, phase_s))
+
+    said = {name: value for name, value in fleet.settings.items() if name not in _LISTENING}
+    return make_part("fleet", read, said)
 
 
 class _HostedRun:
@@ -201,7 +236,7 @@ class _HostedRun:
 
     def __init__(self, host: Host, record: Run, plan: Plan, wanted: str):
         self._host, self._record, self._plan, self.wanted = host, record, plan, wanted
-        self.run, self.population = record.id, int(plan.fleet.settings["population"])
+        self.run, self._fleet_wanted = record.id, _wanted(plan.fleet)
         self.watchers: list[Callable[[RunEvent], None]] = []
         self._fleet: DeviceFleet | None = None
         self._leaving = threading.Event()
@@ -266,7 +301,7 @@ class _HostedRun:
             committed=record.committed,
             rounds=self._plan.rounds.count,
             waiting_devices=self._host.service.room.waiting(task),
-            population=self.population,
+            population=self.size,
             epsilons=committed[-1].epsilons if committed else {},
             created=record.created,
             reason=self._reason,
@@ -341,7 +376,7 @@ class _HostedRun:
     @property
     def size(self) -> int:
         """The population's size."""
-        return self.population
+        return self._fleet_wanted.population
 
     def section(self) -> FleetSection:
         """As it stands in the plan."""
@@ -349,7 +384,7 @@ class _HostedRun:
 
     def open(self, plan: Plan, directory: Path | None) -> DeviceFleet:
         """The fleet, as it is wanted now."""
-        self._fleet = self._host._fleet(plan, self.population)
+        self._fleet = self._host._fleet(plan, self._fleet_wanted)
         room = self._host.service.room
         room.change(self._fleet.demand, paused=self.wanted == PAUSED, stopped=self._leaving.is_set())
         return self._fleet

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from quorate.endorsement import Endorsement
+from quorate.errors import PlanError
 from quorate.parameters import Parameters
 
 __all__ = [
@@ -252,10 +253,18 @@ class Deadlines:
     Args:
         training_s: from the assignment to the first message of the sum.
         phase_s: for each phase of the sum.
+
+    Raises:
+        PlanError: one of them is no time.
     """
 
     training_s: float = 600.0
     phase_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("training_s", "phase_s"):
+            if not getattr(self, name) > 0:
+                raise PlanError(f"{name}: found {getattr(self, name)}; accepted: a number of seconds above 0")
 
 
 @dataclass(frozen=True)

@@ -204,6 +204,17 @@ def test_without_tls_nobody_is_heard(process: CoordinatorProcess) -> None:
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+@pytest.mark.slow
+def test_a_coordinator_keeps_its_state_in_postgresql_when_it_is_told_to(tmp_path: Path, postgresql) -> None:
+    database = postgresql.fresh()
+    for again in (False, True):
+        with CoordinatorProcess(tmp_path, LOCAL, insecure=True, database=database, grace_s=0.0) as process:
+            assert len(process.host.states()) == (1 if again else 0)
+            if not again:
+                process.host.start(plan())
+    assert not (tmp_path / "state" / "quorate.sqlite").exists()
+
+
 def test_an_insecure_coordinator_listens_on_this_machine_only(tmp_path: Path) -> None:
     for addresses in (Addresses(devices=":9443"), Addresses("localhost:0", admin="0.0.0.0:0")):
         with pytest.raises(PlanError, match="accepted without TLS: localhost:PORT"):

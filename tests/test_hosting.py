@@ -13,8 +13,10 @@ import pytest
 from quorate.errors import PlanError, StateError
 from quorate.hosting import Host
 from quorate.planfile import format_plan, make_plan
+from quorate.rounds import Deadlines
 from quorate.server.administration import RunEvent, RunState
 from quorate.server.store import Store
+from tests.server.devices.test_faults import Byhand
 from tests.server.devices.test_rounds import COUNT, NAMES, Served, eventually, serving
 
 
@@ -143,8 +145,11 @@ def test_who_watches_is_told_of_rounds_and_of_the_end(tmp_path: Path) -> None:
     [
         (lambda: "x = [", "not TOML"),
         (lambda: plan(fleet={"kind": "simulation", "dataset": "digits", "clients": 8}), "fleet.kind"),
-        (lambda: plan(fleet={"kind": "devices"}), "fleet.population: found None"),
+        (lambda: plan(fleet={"kind": "devices"}), "fleet.population: missing"),
         (lambda: plan(fleet={"kind": "devices", "population": 8, "many": 1}), "fleet.many: unknown key"),
+        (lambda: plan(fleet={"kind": "devices", "population": 0}), "fleet.population: found 0"),
+        (lambda: plan(fleet={"kind": "devices", "population": 8, "phase_s": 0}), "fleet.phase_s: found 0"),
+        (lambda: plan(fleet={"kind": "devices", "population": 8, "training_s": "long"}), "fleet.training_s"),
         (lambda: plan(secure_aggregation={"protocol": "ideal", "min_survivors": 5}), "protects nobody"),
     ],
 )
@@ -154,6 +159,20 @@ def test_a_plan_that_devices_can_t_run_is_refused(text: Callable[[], str], says:
             host.start(text())
         assert host.states() == []
         assert served.service.room.demands(frozenset(["softmax"])) == []
+
+
+def test_a_plan_says_how_long_devices_may_take(tmp_path: Path) -> None:
+    fleet = {"kind": "devices", "population": COUNT, "training_s": 1.0, "phase_s": 30.0}
+    events: list[RunEvent] = []
+    with serving() as served, hosting(served, tmp_path) as host:
+        run = host.start(plan(rounds=1, fleet=fleet)).run
+        host.watch(run, events.append)
+        served.start(*NAMES[1:])
+        silent = Byhand(served)
+        assert silent.assigned().deadlines == Deadlines(1.0, 30.0)
+        until(host, run, "finished")
+        silent.stream.close()
+    assert (events[0].survivors, events[0].lost) == (COUNT - 1, {"advertise": 1})
 
 
 def test_a_run_that_goes_on_is_not_started_twice(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ class RemoteAuthority:
 
         Args:
             holder: with this authority pinned.
-            token: unused.
+            token: unused, or used by this holder.
             at: now.
 
         Returns:
@@ -74,7 +74,8 @@ class RemoteAuthority:
 
         Raises:
             IdentityRefused: the authority refuses, or what it sends is not acceptable.
-            Unreachable: it did not answer; `renew` brings the certificate if the enrolment came to pass.
+            Unreachable: it did not answer; asking again with the same token and keys is right, whether the enrolment
+                came to pass or not.
         """
         with self._calls() as call:
             reply = call("Enrol", pb.EnrolRequest(token=str(token), request=holder.request()))

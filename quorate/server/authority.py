@@ -141,7 +141,10 @@ class Authority:
     # --- what everybody may ask for
 
     def enrol(self, token: str, request: bytes) -> Certificate:
-        """A device's first certificate, for a token that nobody has used.
+        """A device's first certificate, for a token that nobody else has used.
+
+        Enrolling is done once, however often it is asked for: who used the token and asks again with the same identity
+        key, because the reply was lost, gets a certificate as by a renewal.
 
         Args:
             token: as `IssuedToken.text`.
@@ -154,15 +157,17 @@ class Authority:
         if wanted.fingerprint != self.root.fingerprint:
             raise IdentityRefused("the token is another authority's")
         with reading(self._engine) as connection:  # what is refused costs the others no turn to write
-            self._usable(connection, wanted, now)
+            self._usable(connection, wanted, asked.name, now)
         with writing(self._engine) as connection:
-            note = self._usable(connection, wanted, now)
+            token_row = self._usable(connection, wanted, asked.name, now)
+            if token_row.used is not None:
+                return self._renewed(connection, asked, now)
             connection.execute(
                 TOKENS.update()
                 .where(TOKENS.c.digest == wanted.digest)
                 .values(used=_text(now), party=asked.name)
             )
-            certificate = self._add(connection, asked, Role.DEVICE, (), note, now)
+            certificate = self._add(connection, asked, Role.DEVICE, (), str(token_row.note), now)
         self.refresh()
         return certificate
 
@@ -179,15 +184,7 @@ class Authority:
         with reading(self._engine) as connection:
             self._enrolled(connection, asked.name)
         with writing(self._engine) as connection:
-            row = self._enrolled(connection, asked.name)
-            hosts = tuple(row.hosts.split())
-            certificate = self._issuer.issue(asked, Role(row.role), now, hosts)
-            connection.execute(
-                PARTIES.update()
-                .where(PARTIES.c.name == asked.name)
-                .values(expires=_text(certificate.expires))
-            )
-        return certificate
+            return self._renewed(connection, asked, now)
 
     def withdraw(self, withdrawal: Withdrawal) -> None:
         """Somebody leaves for good: the same as being revoked.
@@ -302,16 +299,24 @@ class Authority:
 
     # --- inside a transaction
 
-    def _usable(self, connection: sa.Connection, token: Token, now: datetime.datetime) -> str:
-        """The note of a token that can be used now."""
+    def _usable(self, connection: sa.Connection, token: Token, by: str, now: datetime.datetime) -> Any:
+        """The row of a token that a party can use now, or has used."""
         row = connection.execute(sa.select(TOKENS).where(TOKENS.c.digest == token.digest)).first()
         if row is None:
             raise IdentityRefused("the token is not one that this authority has made")
-        if row.used is not None:
+        if row.used is not None and row.party != by:
             raise IdentityRefused("the token was used already: each is good for one device")
-        if now >= datetime.datetime.fromisoformat(row.expires):
+        if row.used is None and now >= datetime.datetime.fromisoformat(row.expires):
             raise IdentityRefused(f"the token expired at {row.expires}")
-        return str(row.note)
+        return row
+
+    def _renewed(self, connection: sa.Connection, asked: Request, now: datetime.datetime) -> Certificate:
+        row = self._enrolled(connection, asked.name)
+        certificate = self._issuer.issue(asked, Role(row.role), now, tuple(row.hosts.split()))
+        connection.execute(
+            PARTIES.update().where(PARTIES.c.name == asked.name).values(expires=_text(certificate.expires))
+        )
+        return certificate
 
     def _enrolled(self, connection: sa.Connection, name: str) -> Any:
         row = self._party(connection, name)

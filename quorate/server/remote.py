@@ -15,7 +15,7 @@ from typing import Any
 from quorate.endorsement import Endorsement
 from quorate.errors import ProtocolViolation
 from quorate.fleets import Ability, Enrolment, Identities, Population
-from quorate.rounds import Assignment, Close, Closed, Member, Outcome
+from quorate.rounds import Assignment, Close, Closed, Deadlines, Member, Outcome
 from quorate.server.faults import Point, passing
 from quorate.server.sessions import drive
 from quorate.summation import Lost, Message, Sink, Summation, Transport
@@ -44,6 +44,7 @@ class RemoteFleet:
         enrolment: who is a member, where members have identities.
         endorse: signs the terms, for members that ask for a signer; None: nobody stands behind them.
         watch: see `Watch`.
+        deadlines: of every round; None: those of its assignment.
     """
 
     simulated = False
@@ -56,8 +57,9 @@ class RemoteFleet:
         enrolment: Enrolment | None = None,
         endorse: Callable[[bytes], Endorsement] | None = None,
         watch: Watch | None = None,
+        deadlines: Deadlines | None = None,
     ):
-        self._endorse, self._watch = endorse, watch or Watch()
+        self._endorse, self._watch, self._deadlines = endorse, watch or Watch(), deadlines
         self._transport, self._population, self._held_out = transport, population, held_out
         self.identities = None if enrolment is None else Identities(enrolment)
         own = {Ability.IDENTITIES} if enrolment is not None else set()
@@ -70,6 +72,8 @@ class RemoteFleet:
     def collect(self, assignment: Assignment, summation: Summation, sink: Sink, close: Close) -> Closed:
         """Sends the assignment to the cohort and drives the sum."""
         key = assignment.run, assignment.round
+        if self._deadlines is not None:
+            assignment = dataclasses.replace(assignment, deadlines=self._deadlines)
         if self._endorse is not None:
             assignment = dataclasses.replace(assignment, endorsement=self._endorse(assignment.terms))
         frame = frames.encode(assignment)

@@ -41,6 +41,23 @@ def test_a_token_is_good_for_one_device(ours: Authority, tmp_path: Path) -> None
         ours.enrol(token, second.request())
 
 
+def test_a_device_whose_reply_was_lost_enrols_again_with_its_token_and_its_keys(
+    ours: Authority, tmp_path: Path, clock: Clock
+) -> None:
+    token, holder = ours.token(HOUR).text, Holder.create(tmp_path / "device", ours.root)
+    lost = ours.enrol(token, holder.request())
+    clock.now += 2 * HOUR  # the token has expired meanwhile, which is nothing to who has used it
+    again = ours.enrol(token, holder.request())
+    assert holder.install(again.der, clock.now).name == lost.name
+    assert len(ours.roll.names(Role.DEVICE)) == len(ours.parties()) == 1
+    other = Holder.create(tmp_path / "other", ours.root)
+    with pytest.raises(IdentityRefused, match="used already"):
+        ours.enrol(token, other.request())
+    ours.revoke(holder.name, "stolen")
+    with pytest.raises(IdentityRefused, match="revoked: stolen"):
+        ours.enrol(token, holder.request())
+
+
 def test_of_two_threads_with_one_token_exactly_one_is_enrolled(ours: Authority, tmp_path: Path) -> None:
     for attempt in range(10):
         token, start = ours.token(HOUR).text, threading.Barrier(2)

@@ -53,7 +53,7 @@ def enrol(
     Args:
         directory: made if it is not there.
         address: `host:port` of the enrolment authority.
-        token: unused.
+        token: unused, or used in this directory by an enrolment whose reply was lost.
         clock: gives the time, UTC.
 
     Raises:

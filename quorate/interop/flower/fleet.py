@@ -23,9 +23,8 @@ from quorate.interop.flower.internals import Run, build
 from quorate.interop.flower.transport import GridTransport
 from quorate.parts import find_part
 from quorate.plan import FleetSection, Plan
-from quorate.rounds import Assignment, Close, Closed, Deadlines, Member
+from quorate.rounds import Deadlines, Member
 from quorate.server.remote import RemoteFleet
-from quorate.summation import Sink, Summation
 
 __all__ = ["Flower", "FlowerFleet", "OverGrid", "flower"]
 
@@ -59,9 +58,7 @@ class Flower:
     def __post_init__(self) -> None:
         if self.nodes < 1:
             raise PlanError(f"nodes: found {self.nodes}, accepted: at least 1")
-        for name in ("training_s", "phase_s"):
-            if getattr(self, name) <= 0:
-                raise PlanError(f"{name}: found {getattr(self, name)}, accepted: a number of seconds above 0")
+        Deadlines(self.training_s, self.phase_s)
 
     @property
     def size(self) -> int:
@@ -179,18 +176,13 @@ class FlowerFleet(RemoteFleet):
         simulated: bool = False,
     ):
         self.simulated = simulated
-        self._grid_transport, self._run, self._deadlines = GridTransport(grid), run, deadlines
-        super().__init__(self._grid_transport, _Nodes(self._grid_transport, nodes), held_out)
-
-    def collect(self, assignment: Assignment, summation: Summation, sink: Sink, close: Close) -> Closed:
-        """See `RemoteFleet`; the deadlines are this fleet's."""
-        return super().collect(
-            dataclasses.replace(assignment, deadlines=self._deadlines), summation, sink, close
-        )
+        self._grid_transport, self._run, self._phase_s = GridTransport(grid), run, deadlines.phase_s
+        nodes_there = _Nodes(self._grid_transport, nodes)
+        super().__init__(self._grid_transport, nodes_there, held_out, deadlines=deadlines)
 
     def close(self) -> None:
         """Tells the nodes how the last round ended, and ends the run."""
-        self._grid_transport.close(min(self._deadlines.phase_s, 30.0))
+        self._grid_transport.close(min(self._phase_s, 30.0))
         if self._run is not None:
             self._run.close()
 

@@ -14,7 +14,7 @@ from typing import Any
 from quorate.endorsement import Endorsement
 from quorate.fleets import Enrolment
 from quorate.logs import bound
-from quorate.rounds import Assignment, Close, Closed, Member, Outcome
+from quorate.rounds import Assignment, Close, Closed, Deadlines, Member, Outcome
 from quorate.server.devices.service import DeviceService
 from quorate.server.devices.streams import come_back, conclusion
 from quorate.server.devices.transport import StreamTransport
@@ -36,6 +36,7 @@ class DeviceFleet(RemoteFleet):
         enrolment: who is a member, where devices have certificates.
         endorse: signs the terms.
         on_close: ends what serves this run alone.
+        deadlines: of every round.
     """
 
     def __init__(
@@ -46,10 +47,12 @@ class DeviceFleet(RemoteFleet):
         enrolment: Enrolment | None = None,
         endorse: Callable[[bytes], Endorsement] | None = None,
         on_close: Callable[[], object] = lambda: None,
+        deadlines: Deadlines | None = None,
     ):
         self._service, self.demand, self._streams = service, demand, StreamTransport()
         self._opened, self._on_close = time.monotonic(), on_close
-        super().__init__(self._streams, WaitingPopulation(()), held_out, enrolment, endorse, service.metrics)
+        nobody_yet = WaitingPopulation(())
+        super().__init__(self._streams, nobody_yet, held_out, enrolment, endorse, service.metrics, deadlines)
         service.room.open(demand)
 
     def population(self) -> WaitingPopulation:

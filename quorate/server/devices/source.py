@@ -8,13 +8,14 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from quorate.errors import PlanError
 from quorate.fleets import Enrolment
 from quorate.plan import FleetSection, Plan
+from quorate.rounds import Deadlines
 from quorate.server.devices.fleet import DeviceFleet
 from quorate.server.devices.local import check_local
 from quorate.server.devices.service import DeviceService
@@ -35,12 +36,14 @@ class Hosted:
         fleet: `[fleet]` of the run's plan.
         size: of the population: devices that must wait before a round opens.
         enrolment: who is a member, where devices have certificates.
+        deadlines: of every round.
     """
 
     service: DeviceService
     fleet: FleetSection
     size: int
     enrolment: Enrolment | None = None
+    deadlines: Deadlines = field(default_factory=Deadlines)
 
     def section(self) -> FleetSection:
         """As it stands in the plan."""
@@ -49,7 +52,7 @@ class Hosted:
     def open(self, plan: Plan, directory: Path | None) -> DeviceFleet:
         """The fleet."""
         demand = Demand(plan.task.resolve().name, self.size, plan.rounds.cohort)
-        return DeviceFleet(self.service, demand, enrolment=self.enrolment)
+        return DeviceFleet(self.service, demand, enrolment=self.enrolment, deadlines=self.deadlines)
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class Devices:
         folder: the coordinator's, made by `quorate coordinator init`: its keys, and the authority if it has its own.
         enrolment: `host:port` where devices enrol.
         insecure: without a folder and TLS, on this machine's own address only: every device is who it says it is.
+        training_s: see `Deadlines`.
+        phase_s: see `Deadlines`.
     """
 
     listen: str
@@ -69,6 +74,8 @@ class Devices:
     folder: str | None = None
     enrolment: str = ":9444"
     insecure: bool = False
+    training_s: float = Deadlines.training_s
+    phase_s: float = Deadlines.phase_s
 
     def __post_init__(self) -> None:
         if self.population < 1:
@@ -80,6 +87,7 @@ class Devices:
             )
         if self.insecure:
             check_local(self.listen)
+        Deadlines(self.training_s, self.phase_s)
 
     @property
     def size(self) -> int:
@@ -89,6 +97,7 @@ class Devices:
     def section(self) -> FleetSection:
         """How it stands in a plan."""
         settings: dict[str, Any] = {"listen": self.listen, "population": self.population}
+        settings.update(training_s=self.training_s, phase_s=self.phase_s)
         if self.insecure:
             settings["insecure"] = True
         else:
@@ -107,6 +116,7 @@ class Devices:
                 enrolment=standing.members,
                 endorse=standing.endorse,
                 on_close=stack.pop_all().close,
+                deadlines=Deadlines(self.training_s, self.phase_s),
             )
 
 
@@ -116,6 +126,8 @@ def devices(
     folder: str | None = None,
     enrolment: str = ":9444",
     insecure: bool = False,
+    training_s: float = Deadlines.training_s,
+    phase_s: float = Deadlines.phase_s,
     seed: int | None = None,
 ) -> Devices:
     """`[fleet] kind = "devices"`.
@@ -126,8 +138,10 @@ def devices(
         folder: see `Devices`.
         enrolment: see `Devices`.
         insecure: see `Devices`.
+        training_s: see `Deadlines`.
+        phase_s: see `Deadlines`.
         seed: there can be none: devices are real.
     """
     if seed is not None:
         raise PlanError(f"seed: found {seed}; a seed is for simulations, devices are real; accepted: none")
-    return Devices(listen, population, folder, enrolment, insecure)
+    return Devices(listen, population, folder, enrolment, insecure, training_s, phase_s)

@@ -117,12 +117,11 @@ class Watching:
 
 
 class Fleet(DeviceFleet):
-    """A fleet with short deadlines, whose terms an operator signs, and whose messages a test watches."""
+    """A fleet whose messages a test watches."""
 
     federation: Federation
 
     def collect(self, assignment: Assignment, summation: Summation, sink: Sink, close: Close) -> Closed:
-        assignment = dataclasses.replace(assignment, deadlines=self.federation.deadlines)
         transport, self._transport = self._transport, Watching(self._transport, self.federation.at)
         try:
             closed = super().collect(assignment, summation, sink, close)
@@ -141,7 +140,12 @@ class Source(Hosted):
     def open(self, plan: Plan, directory: Path | None) -> DeviceFleet:
         assert self.federation is not None
         demand = Demand(plan.task.resolve().name, self.size, plan.rounds.cohort)
-        fleet = Fleet(self.service, demand, endorse=lambda terms: Endorsement.of(terms, OPERATOR))
+        fleet = Fleet(
+            self.service,
+            demand,
+            endorse=lambda terms: Endorsement.of(terms, OPERATOR),
+            deadlines=self.federation.deadlines,
+        )
         fleet.federation = self.federation
         self.federation.opened.set()
         return fleet

@@ -12,8 +12,10 @@ from pathlib import Path
 import grpc
 import pytest
 
+from quorate.clients.agent.channels import keys_in
+from quorate.clients.agent.enrolment import enrol
 from quorate.errors import IdentityRefused, Unreachable
-from quorate.identity import Holder, Log, Role, Token
+from quorate.identity import Certificate, Holder, Log, Role, Token
 from quorate.identity.logfile import KeptLog
 from quorate.identity.membership import utc_now
 from quorate.identity.remote import RemoteAuthority
@@ -26,6 +28,7 @@ from quorate.server.devices.tls import server_credentials
 from quorate.server.keeping import Keeper
 from quorate.server.roll import Roll
 from quorate.server.site import Site, read_request_file
+from tests.clients.agent.proxy import Proxy
 
 HOUR = datetime.timedelta(hours=1)
 
@@ -91,6 +94,28 @@ def test_a_refusal_says_why(ours, tmp_path: Path) -> None:
     remote.enrol(Holder.create(tmp_path / "first", authority.root), token, utc_now())
     with pytest.raises(IdentityRefused, match="the token was used already"):
         remote.enrol(Holder.create(tmp_path / "second", authority.root), token, utc_now())
+
+
+def test_an_enrolment_whose_reply_is_lost_is_made_again(ours, tmp_path: Path, monkeypatch) -> None:
+    """The connection breaks when the authority has written everything down, and before it answers."""
+    authority, address = ours
+    text, directory = authority.token(HOUR).text, tmp_path / "agent"
+    with Proxy(int(address.rpartition(":")[2])) as proxy:
+
+        def enrols(token: str, request: bytes) -> Certificate:
+            made = Authority.enrol(authority, token, request)
+            proxy.cut()
+            return made
+
+        monkeypatch.setattr(authority, "enrol", enrols)
+        with pytest.raises(Unreachable):
+            enrol(directory, f"localhost:{proxy.port}", text)
+        monkeypatch.undo()
+        (party,) = [party for party in authority.parties() if party.role is Role.DEVICE]
+        proxy.heal()
+        enrolled = enrol(directory, f"localhost:{proxy.port}", text)
+    assert enrolled.device == party.name
+    assert authority.roll.check(Holder(keys_in(directory)).certificate, Role.DEVICE).name == party.name
 
 
 def test_an_authority_that_is_away_is_unreachable(ours, tmp_path: Path) -> None:

@@ -31,11 +31,10 @@ from quorate import assembly
 from quorate.logs import JsonFormatter
 from quorate.plan import FleetSection, Plan
 from quorate.result import FinishedRun
-from quorate.rounds import Assignment, Close, Closed, Deadlines, Member, Outcome
+from quorate.rounds import Assignment, Deadlines, Member, Outcome
 from quorate.server.coordinator import RoundReport
 from quorate.server.devices import Demand, DeviceFleet, Limits
 from quorate.server.devices.streams import Stream
-from quorate.summation import Sink, Summation
 from quorate.wire import device_pb2 as pb
 from quorate.wire import frames
 from tests.server.devices.device import Conversation, Device, chunks
@@ -99,19 +98,10 @@ class Watched:
         return FleetSection(kind="devices")
 
     def open(self, plan: Plan, directory: Path | None) -> DeviceFleet:
-        heard: Counter[Member] = Counter()
-        at, training_s, phase_s = self.at, self.training_s, self.phase_s
-
-        class Fleet(DeviceFleet):
-            def collect(
-                self, assignment: Assignment, summation: Summation, sink: Sink, close: Close
-            ) -> Closed:
-                deadlines = Deadlines(training_s, phase_s)
-                return super().collect(
-                    dataclasses.replace(assignment, deadlines=deadlines), summation, sink, close
-                )
-
-        fleet = Fleet(self.served.service, Demand(plan.task.resolve().name, self.size, self.size))
+        heard, at = Counter[Member](), self.at
+        demand = Demand(plan.task.resolve().name, self.size, self.size)
+        deadlines = Deadlines(self.training_s, self.phase_s)
+        fleet = DeviceFleet(self.served.service, demand, deadlines=deadlines)
         deliver = fleet._streams.deliver
 
         def noticing(stream: Stream, frame: bytes) -> None:
