@@ -4,6 +4,10 @@ After Bonawitz et al. 2019, *Towards federated learning at scale*, section 2.3: 
 back together, so that enough of them wait at once (and secure aggregation gets its cohort); in a large one they are
 spread, so that about as many come as rounds need, and never all at one time. Nothing is kept about a device: only how
 many there are, how many a round wants, and how long a round takes.
+
+A device that is not needed now may be needed soon, by a run that is not open yet. So nobody stays away for longer than
+the coordinator can afford: all together check in some 20 times a second, and more often where runs of the device's task
+want so many that they would wait for more than a minute.
 """
 
 from __future__ import annotations
@@ -20,7 +24,8 @@ __all__ = ["LATEST_IDLE_S", "DistinctDevices", "after_s", "idle_s"]
 
 SOONEST_S, LATEST_S = 5.0, 6 * 3600.0
 SOONEST_IDLE_S, LATEST_IDLE_S = 20.0, 3600.0
-_IDLE_CHECK_INS_PER_S = 20.0
+_CHECK_INS_PER_S, _MOST_CHECK_INS_PER_S = 20.0, 200.0  # of all devices together: 2 % of a core, and 20 %
+_FILLED_S = 60.0  # in which as many should have come as a run that opens wants
 _SMALL = 2.0  # times as many devices as a round wants: below, they come together
 _SURPLUS = 1.5  # times as many come in a round's time as it wants
 _TOGETHER = 0.1  # of a round's time, over which even those that come together are spread
@@ -42,20 +47,30 @@ def after_s(
     """
     if known <= _SMALL * wanted:
         return uniform(0.0, _TOGETHER * round_s)
-    mean = round_s * known / (_SURPLUS * wanted)
+    mean = min(round_s * known / (_SURPLUS * wanted), _affordable_s(known, wanted))
     return min(max(uniform(0.5, 1.5) * mean, SOONEST_S), uniform(0.75, 1.0) * LATEST_S)
 
 
-def idle_s(known: float, uniform: Callable[[float, float], float] = random.uniform) -> float:
+def idle_s(
+    known: float, expected: int = 0, uniform: Callable[[float, float], float] = random.uniform
+) -> float:
     """In how many seconds a device should come back that no run wants at the moment.
 
-    A run that is started waits for its devices about so long; few devices can afford to ask often.
+    A run that opens then has its devices in about a minute: few devices can afford to ask often, and of many it needs
+    a part.
 
     Args:
         known: how many devices there are, about.
+        expected: how many a run of the device's tasks would want, as far as that is known.
         uniform: draws from an interval.
     """
-    return uniform(0.5, 1.5) * min(max(known / _IDLE_CHECK_INS_PER_S, SOONEST_IDLE_S), LATEST_IDLE_S)
+    return uniform(0.5, 1.5) * min(_affordable_s(known, expected), LATEST_IDLE_S)
+
+
+def _affordable_s(known: float, wanted: int) -> float:
+    """How long devices stay away on average that come as often as the coordinator can afford."""
+    rate = min(max(wanted / _FILLED_S, _CHECK_INS_PER_S), _MOST_CHECK_INS_PER_S)
+    return max(known / rate, SOONEST_IDLE_S)
 
 
 class DistinctDevices:

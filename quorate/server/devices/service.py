@@ -131,7 +131,9 @@ class DeviceService:
     def away_s(self, tasks: frozenset[str]) -> float:
         """When a device with these tasks should come back that does not wait now."""
         demands = self.room.demands(tasks)
-        return pacing.idle_s(self._known.count()) if not demands else min(map(self.after_s, demands))
+        if demands:
+            return min(map(self.after_s, demands))
+        return pacing.idle_s(self._known.count(), self.room.expected(tasks))
 
     # --- in the event loop
 

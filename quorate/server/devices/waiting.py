@@ -95,6 +95,7 @@ class WaitingRoom:
         self._changed = threading.Condition()
         self._waiting: dict[frozenset[str], dict[Member, Stream]] = {}
         self._demands: list[Demand] = []
+        self._expected: dict[str, int] = {}  # what the largest run of a task has wanted here
 
     # --- runs
 
@@ -102,6 +103,7 @@ class WaitingRoom:
         """A run begins to want devices."""
         with self._changed:
             self._demands.append(demand)
+            self._expected[demand.task] = max(demand.fewest, self._expected.get(demand.task, 0))
 
     def close(self, demand: Demand) -> list[Stream]:
         """A run wants no more devices; returns those that nobody else wants, who wait no longer."""
@@ -185,6 +187,11 @@ class WaitingRoom:
         """The runs that want devices with these tasks."""
         with self._changed:
             return self._wanting(tasks)
+
+    def expected(self, tasks: frozenset[str]) -> int:
+        """How many devices with these tasks the next run would want, by what earlier ones have wanted."""
+        with self._changed:
+            return max((self._expected.get(task, 0) for task in tasks), default=0)
 
     def waiting(self, task: str) -> int:
         """How many devices with a task wait now, those that are held for a draw included."""

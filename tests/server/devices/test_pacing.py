@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from quorate.server.devices import pacing
 from quorate.server.devices.pacing import DistinctDevices, after_s, idle_s
+from quorate.server.devices.waiting import Demand, WaitingRoom
 
 
 def middle(low: float, high: float) -> float:
@@ -42,9 +43,32 @@ def test_devices_that_come_at_one_time_are_not_sent_back_to_one_time() -> None:
 
 
 def test_few_idle_devices_ask_often_and_many_cost_no_more_than_some_check_ins_a_second() -> None:
-    assert idle_s(10, middle) == 20
-    assert 10_000 / idle_s(10_000, middle) == pytest.approx(20)
-    assert idle_s(1e8, middle) == pacing.LATEST_IDLE_S
+    assert idle_s(10, uniform=middle) == 20
+    assert 10_000 / idle_s(10_000, uniform=middle) == pytest.approx(20)
+    assert idle_s(1e8, uniform=middle) == pacing.LATEST_IDLE_S
+
+
+@pytest.mark.parametrize("known", [10, 300, 3_000, 50_000])
+@pytest.mark.parametrize("wanted", [4, 100, 2_000, 10_000])
+def test_a_run_that_opens_has_the_devices_that_it_wants_in_about_a_minute(known: int, wanted: int) -> None:
+    away = idle_s(known, wanted, uniform=middle)
+    assert known * min(60 / away, 1) >= 0.99 * min(wanted, known)
+
+
+def test_a_device_that_one_run_does_not_need_is_back_as_soon_as_if_there_were_none() -> None:
+    assert after_s(5_000, wanted=4, round_s=300.0, uniform=middle) == idle_s(5_000, uniform=middle) == 250
+
+
+def test_the_devices_that_a_run_of_their_task_may_want_are_not_sent_away_for_minutes() -> None:
+    room, tasks = WaitingRoom(), frozenset(["softmax"])
+    assert room.expected(tasks) == 0
+    demand = Demand("softmax", fewest=4_000, cohort=100)
+    room.open(demand)
+    room.close(demand)
+    assert room.expected(tasks) == 4_000
+    assert room.expected(frozenset(["another"])) == 0
+    assert idle_s(5_000, 0, middle) == 250
+    assert idle_s(5_000, room.expected(tasks), middle) == pytest.approx(75)
 
 
 @pytest.mark.parametrize("count", [1, 10, 300, 3_000, 10_000, 100_000])
