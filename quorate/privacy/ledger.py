@@ -6,7 +6,7 @@ The reservation *is* the charge. By cases, for a run whose coordinator can be ki
     has left;
 - killed after it: the row is counted, whether or not the round released anything;
 - a round that provably released nothing can be refunded, once; killed before `refund` returns: it is counted
-  until the refund is there.
+  until the refund is there. The round can be closed by the same transaction.
 
 So what is recorded covers what was released at every point. Rows are canonical JSON, and each holds the
 SHA-256 of the row before it: none can be changed, left out or moved without `verify` seeing it. Rows cut off
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -113,8 +113,13 @@ class Ledger:
         )
         return Charge(round, self.head)
 
-    def refund(self, round: int, reason: str) -> None:
+    def refund(self, round: int, reason: str, append: Callable[[bytes], None] | None = None) -> None:
         """Takes a round's charge back, when the journal proves that nothing of it was released.
+
+        Args:
+            round: its number.
+            reason: why nothing was.
+            append: adds the row, and what belongs to it, durably, all or nothing; None: the row alone is added.
 
         Raises:
             StateError: the round was not reserved, or was refunded before.
@@ -124,7 +129,7 @@ class Ledger:
             raise StateError(f"round {round} was never charged, so nothing can be refunded")
         if self._reserved[round] is None:
             raise StateError(f"round {round} was refunded before")
-        self._write({"kind": "refund", "round": round, "reason": reason})
+        self._write({"kind": "refund", "round": round, "reason": reason}, append)
 
     def is_charged(self, round: int) -> bool:
         """Whether the round was reserved, and not refunded since."""
@@ -195,10 +200,10 @@ class Ledger:
                 raise VerificationFailed(f"row {number} of the ledger can't be read: {error}") from error
             self._head = hashlib.sha256(row).digest()
 
-    def _write(self, content: dict[str, Any]) -> None:
+    def _write(self, content: dict[str, Any], append: Callable[[bytes], None] | None = None) -> None:
         row = _canonical({**content, "previous": self._head.hex()})
         self._stale = True
-        self._rows.append(row)
+        (append or self._rows.append)(row)
         self._stale = False
         self._head = hashlib.sha256(row).digest()
         self._apply(content, count=content["kind"] != "reserve")  # a reservation is counted already

@@ -200,9 +200,15 @@ class Coordinator:
         )
 
     def _close(self, number: int, reason: str, revealing: bool) -> None:
+        """The charge comes back, if it does, by the transaction that closes the round."""
+
+        def abort(refund: bytes | None = None) -> None:
+            self.store.abort(self.run.id, number, reason, refund)
+
         if self.ledger is not None and not revealing and self.ledger.is_charged(number):
-            self.ledger.refund(number, reason)
-        self.store.abort(self.run.id, number, reason)
+            self.ledger.refund(number, reason, abort)
+        else:
+            abort()
         self._conclude(number)
 
     def _conclude(self, number: int) -> None:

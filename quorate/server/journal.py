@@ -10,7 +10,7 @@ from quorate.server.faults import Point
 from quorate.server.schema import LEDGER, ROUNDS, sa
 from quorate.server.state_database import StateDatabase
 
-__all__ = ["LedgerTable", "RoundJournal"]
+__all__ = ["LedgerTable", "RoundJournal", "append_entry"]
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,16 @@ class LedgerTable:
     def append(self, entry: bytes) -> None:
         """Adds a row, durably."""
         with self.database.writing(Point.LEDGER) as connection:
-            last = connection.scalar(
-                sa.select(sa.func.max(LEDGER.c.sequence)).where(LEDGER.c.run == self.run)
-            )
-            connection.execute(LEDGER.insert().values(run=self.run, sequence=(last or 0) + 1, entry=entry))
+            append_entry(connection, self.run, entry)
 
     def entries(self) -> Sequence[bytes]:
         """All rows, in order."""
         query = sa.select(LEDGER.c.entry).where(LEDGER.c.run == self.run).order_by(LEDGER.c.sequence)
         with self.database.reading() as connection:
             return list(connection.scalars(query))
+
+
+def append_entry(connection: sa.Connection, run: str, entry: bytes) -> None:
+    """Adds a row to a run's ledger, inside a transaction that writes."""
+    last = connection.scalar(sa.select(sa.func.max(LEDGER.c.sequence)).where(LEDGER.c.run == run))
+    connection.execute(LEDGER.insert().values(run=run, sequence=(last or 0) + 1, entry=entry))

@@ -19,7 +19,7 @@ from typing import Any
 from quorate.errors import StateError
 from quorate.rounds import Member, Outcome
 from quorate.server.faults import Point
-from quorate.server.journal import LedgerTable, RoundJournal
+from quorate.server.journal import LedgerTable, RoundJournal, append_entry
 from quorate.server.records import Round, Run, RunStatus
 from quorate.server.schema import CHECKPOINTS, HOSTED, PARTICIPATIONS, ROUNDS, RUNS, VERSIONS, sa
 from quorate.server.state_database import StateDatabase
@@ -206,14 +206,23 @@ class Store:
             connection.execute(CHECKPOINTS.delete().where(CHECKPOINTS.c.run == run))
             connection.execute(CHECKPOINTS.insert().values(run=run, version=version, state=state))
 
-    def abort(self, run: str, number: int, reason: str) -> None:
-        """Closes the round as aborted."""
-        self._write(
-            Point.ABORT,
-            ROUNDS.update()
-            .where(ROUNDS.c.run == run, ROUNDS.c.number == number, ROUNDS.c.status == "open")
-            .values(status=Outcome.ABORTED.value, closed=_now(), reason=reason),
-        )
+    def abort(self, run: str, number: int, reason: str, refund: bytes | None = None) -> None:
+        """Closes the round as aborted, and adds the ledger's row that takes its charge back, in one transaction.
+
+        Args:
+            run: its id.
+            number: of the round.
+            reason: why it is aborted.
+            refund: the row; None if the charge stays, or there is none.
+        """
+        with self._database.writing(Point.ABORT) as connection:
+            connection.execute(
+                ROUNDS.update()
+                .where(ROUNDS.c.run == run, ROUNDS.c.number == number, ROUNDS.c.status == "open")
+                .values(status=Outcome.ABORTED.value, closed=_now(), reason=reason)
+            )
+            if refund is not None:
+                append_entry(connection, run, refund)
 
     def rounds(self, run: str) -> list[Round]:
         """All rounds of a run, in order."""

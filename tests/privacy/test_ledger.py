@@ -92,6 +92,21 @@ def test_a_round_is_refunded_once_and_only_if_it_was_charged() -> None:
         book.refund(1, "again")
 
 
+def test_a_refund_that_could_not_be_written_is_none() -> None:
+    book = ledger(rows := Rows())
+    book.reserve(1, event(), COHORT)
+
+    def fails(row: bytes) -> None:
+        raise StateError("the disk is full")
+
+    with pytest.raises(StateError, match="full"):
+        book.refund(1, "nobody came", fails)
+    assert book.is_charged(1)
+    assert len(rows.rows) == 1
+    book.refund(1, "nobody came", rows.append)
+    assert not book.is_charged(1)
+
+
 def test_a_round_that_would_pass_the_budget_is_not_written() -> None:
     free = ledger(Rows())
     for number in range(1, 4):

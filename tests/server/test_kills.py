@@ -265,7 +265,8 @@ def test_every_point_of_one_run_is_passed(undisturbed) -> None:
 
 
 MOST_DELICATE = (
-    "1 after LEDGER  2",  # refunded, and not aborted yet
+    "1 before ABORT  1",  # neither refunded nor aborted
+    "1 after ABORT  1",  # both, and nobody was told
     "2 after LEDGER  1",  # charged, and nothing was sent
     "2 after SEND_ASSIGNMENT  1",
     "2 before REVEAL  1",
