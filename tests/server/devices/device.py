@@ -10,6 +10,7 @@ import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -156,12 +157,11 @@ class Device:
                 self.rounds += participation.concluded
 
 
-def main(port: str, name: str, data: str, states: str, misbehaviour: str = "") -> None:
-    """A device as a process."""
-    arrays = np.load(data)
-    Device(
-        int(port), name, Examples(arrays["x"], arrays["y"]), states, MISBEHAVIOURS.get(misbehaviour, honest)
-    ).run()
+def main(port: str, name: str, data: str, states: str, misbehaviour: str = "", keys: str = "") -> None:
+    """A device as a process; with a folder of keys, its name is that of its certificate."""
+    arrays, holder = np.load(data), Holder(Path(keys)) if keys else None
+    examples, said = Examples(arrays["x"], arrays["y"]), MISBEHAVIOURS.get(misbehaviour, honest)
+    Device(int(port), holder.name if holder else name, examples, states, said, holder).run()
 
 
 def honest(count: int, frame: bytes) -> bytes | None:
