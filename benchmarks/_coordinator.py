@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-_QUORATE = [sys.executable, "-c", "from quorate.cli import main; main()"]
+QUORATE = [sys.executable, "-c", "from quorate.cli import main; main()"]
 
 
 class Coordinator:
@@ -62,12 +62,14 @@ class Coordinator:
 
 
 @contextmanager
-def coordinator(folder: Path, *plans: Path) -> Iterator[Coordinator]:
-    """`quorate coordinator run --insecure`, on free ports."""
+def coordinator(folder: Path, *plans: Path, insecure: bool = True) -> Iterator[Coordinator]:
+    """`quorate coordinator run`, on free ports; with certificates if it is not insecure."""
     free = ["--listen", "localhost:0", "--admin", "localhost:0", "--metrics", "localhost:0"]
+    free += ["--insecure"] if insecure else ["--enrolment", "localhost:0"]
     wanted = [argument for plan in plans for argument in ("--plan", str(plan))]
-    command = [*_QUORATE, "coordinator", "run", str(folder), "--insecure", *free, "--grace", "0", *wanted]
-    with (folder.parent / f"{folder.name}.log").open("w") as log:
+    command = [*QUORATE, "coordinator", "run", str(folder), *free, "--grace", "0", *wanted]
+    written = folder.parent / f"{folder.name}.log"
+    with written.open("w") as log:
         process = subprocess.Popen(
             [*command, "--log-level", "warning"], stdout=subprocess.PIPE, stderr=log, text=True
         )
@@ -79,11 +81,16 @@ def coordinator(folder: Path, *plans: Path) -> Iterator[Coordinator]:
                 ports[name] = int(rest[0])
             if (not plans and name == "metrics") or name == "run":
                 break
+        else:
+            process.wait()
+            raise RuntimeError(f"the coordinator does not start:\n{written.read_text()}")
         started = Coordinator(process, ports)
         try:
             yield started
         finally:
             started.close()
+            if process.poll() is not None:
+                print(f"the coordinator ended by itself ({process.returncode}):\n{written.read_text()}")
             process.terminate()
             process.wait(30)
 
