@@ -12,6 +12,7 @@ import importlib
 from typing import Any
 
 _NAMES = {
+    "Buffering": "quorate.plan",
     "Devices": "quorate.server.devices.source",
     "FinishedRun": "quorate.result",
     "IdealSum": "quorate.plan",

@@ -11,6 +11,7 @@ from quorate.clients.adapters import statistics as statistics
 from quorate.errors import QuorateError as QuorateError
 from quorate.parameters import Layout as Layout
 from quorate.parameters import Parameters as Parameters
+from quorate.plan import Buffering as Buffering
 from quorate.plan import IdealSum as IdealSum
 from quorate.plan import PlainSum as PlainSum
 from quorate.plan import Plan as Plan
@@ -26,6 +27,7 @@ from quorate.strategies import Strategy as Strategy
 from quorate.task import Task as Task
 
 __all__ = [
+    "Buffering",
     "Devices",
     "FinishedRun",
     "IdealSum",

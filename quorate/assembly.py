@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -30,7 +31,7 @@ from quorate.result import FinishedRun
 from quorate.server.coordinator import Coordinator, RoundReport
 from quorate.server.publishing import PublishWhenDue
 from quorate.server.records import Round, Run, RunStatus
-from quorate.server.selection import FixedSize, Sampler, Separated, TruncatedPoisson
+from quorate.server.selection import FirstDone, FixedSize, Sampler, Separated, TruncatedPoisson
 from quorate.server.store import Store
 from quorate.server.summing import SummingEngine
 from quorate.server.unmasking_pool import UnmaskingPool
@@ -225,6 +226,8 @@ def check_abilities(plan: Plan, fleet: Fleet) -> None:
         needed.add(Ability.SINGLE_UPDATES)
     if strategy.local.initial(1):
         needed.add(Ability.CLIENT_STATE)
+    if plan.rounds.sampling == "buffered":
+        needed.add(Ability.BUFFERED)
     _check_needed(plan, fleet, needed)
 
 
@@ -244,9 +247,11 @@ def _sampler(plan: Plan, run: Run, store: Store) -> Sampler:
     rounds = plan.rounds
     if rounds.sampling == "fixed":
         return FixedSize(rounds.drawn)
-    if rounds.separation is not None:
-        separation = rounds.separation
-        return Separated(rounds.drawn, lambda: store.members_in_sums(run.id, separation - 1))
+    recent = partial(store.members_in_sums, run.id, (rounds.separation or 1) - 1)
+    if rounds.sampling == "separated":
+        return Separated(rounds.drawn, recent)
+    if rounds.sampling == "buffered":
+        return FirstDone(rounds.cohort, recent)
     assert rounds.largest_cohort is not None, "the plan is resolved"
     return TruncatedPoisson(rounds.cohort, rounds.largest_cohort)
 

@@ -8,11 +8,14 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from quorate.errors import PlanError
+from quorate.parameters import Layout
 from quorate.privacy.secagg.parameters import SecAggParameters, ThreatModel, most_corrupt_in_a_bucket
 from quorate.rounds import CohortBounds
 from quorate.sections import Section
+from quorate.strategies import Strategy
 
 __all__ = [
+    "Buffering",
     "IdealSum",
     "PlainSum",
     "RingSum",
@@ -20,9 +23,30 @@ __all__ = [
     "SecAggPlus",
     "Summing",
     "cohort_bounds",
+    "impossible_buffering",
     "largest_cohort",
     "spread",
 ]
+
+
+class Buffering(Section):
+    """`[rounds.buffering]`: a cohort is who is done first, while others go on.
+
+    Nguyen et al. 2022, "Federated Learning with Buffered Asynchronous Aggregation"; their K is `rounds.cohort`.
+
+    Args:
+        concurrency: how many members work at the same time, each on the model that was the newest when it began.
+        largest_staleness: after how many committed rounds since then a member's work is given up.
+        staleness_exponent: an update that is τ rounds old counts for (1 + τ)^-a of a new one, a; 0.5 in the paper.
+    """
+
+    concurrency: Annotated[int, Field(ge=1)]
+    largest_staleness: Annotated[int, Field(ge=0)] = 20
+    staleness_exponent: Annotated[float, Field(ge=0)] = 0.5
+
+    def discount(self, staleness: int) -> float:
+        """For how much an update counts: at most 1, so that a clipped one keeps its bound."""
+        return float((1 + staleness) ** -self.staleness_exponent)
 
 
 class Rounds(Section):
@@ -33,22 +57,26 @@ class Rounds(Section):
         cohort: the expected size of a cohort; with `fixed` sampling, the exact size.
         largest_cohort: the most members a cohort can have; for `poisson` by default `cohort` + 4·√`cohort`.
         sampling: `poisson`: each member independently, in secret; `fixed`: exactly `cohort` members; `separated`:
-            exactly `cohort` members, none of which was in the sum of the last `separation` - 1 committed rounds.
-        separation: for `separated`: how many rounds there are from one in which a member takes part to its next.
+            exactly `cohort` members, none of which was in the sum of the last `separation` - 1 committed rounds;
+            `buffered`: the `cohort` members who are done first of those who work, which `buffering` describes.
+        separation: for `separated`, and perhaps `buffered`: how many rounds there are from one in which a member takes
+            part to its next.
         weighting: `uniform`: every survivor counts the same; `examples`: by its number of examples.
         example_cap: the most examples that count of one client; needed for `examples` under secure aggregation.
         over_selection: how many times `cohort` members are drawn; the first `cohort` that report are the round's. Only
             with `fixed` sampling: who is quick is no random sample, so there is nothing to amplify.
+        buffering: for `buffered`: how many work, and how old their work may be.
     """
 
     count: Annotated[int, Field(ge=1)]
     cohort: Annotated[int, Field(ge=1)]
     largest_cohort: Annotated[int | None, Field(ge=1)] = None
-    sampling: Literal["poisson", "fixed", "separated"] = "poisson"
+    sampling: Literal["poisson", "fixed", "separated", "buffered"] = "poisson"
     separation: Annotated[int | None, Field(ge=1)] = None
     weighting: Literal["uniform", "examples"] = "uniform"
     example_cap: Annotated[int | None, Field(ge=1)] = None
     over_selection: Annotated[float, Field(ge=1, le=3)] = 1.0
+    buffering: Buffering | None = None
 
     @property
     def participations(self) -> int:
@@ -218,3 +246,52 @@ def cohort_bounds(rounds: Rounds, summing: PlainSum | RingSum, population: int) 
     if isinstance(summing, SecAggPlus):
         summing.check(bounds)
     return bounds
+
+
+def impossible_buffering(rounds: Rounds, summing: PlainSum | RingSum, strategy: Strategy) -> list[str]:
+    """What can't be where a cohort is who is done first, one sentence each.
+
+    Args:
+        rounds: `[rounds]`.
+        summing: `[secure_aggregation]`.
+        strategy: of the plan.
+    """
+    if (rounds.sampling == "buffered") != (rounds.buffering is not None):
+        found = "missing" if rounds.buffering is None else "found"
+        return [
+            f"rounds.buffering: {found} with rounds.sampling {rounds.sampling!r}; accepted: a section with concurrency "
+            "with 'buffered', and none with another"
+        ]
+    if rounds.buffering is None:
+        return []
+    problems = []
+    if rounds.over_selection > 1:
+        problems.append(
+            f"rounds.over_selection: found {rounds.over_selection:g}, but with rounds.sampling 'buffered' those who "
+            "are done first are taken in any case; accepted: 1, and rounds.buffering.concurrency for how many work"
+        )
+    if not strategy.aggregator.linear:
+        problems.append(
+            f"strategy.name: {strategy.name!r} aggregates by {strategy.aggregator.name!r}, which compares updates, and "
+            "those of a buffer start from different models; accepted with rounds.sampling 'buffered': a strategy with "
+            "a linear aggregator (fedavg, fedadam, fedprox)"
+        )
+    if strategy.server.extras(strategy.server.init(Layout(()))):
+        problems.append(
+            f"strategy.name: {strategy.name!r} broadcasts vectors beside the model, which are for the round that "
+            "begins with them, and an update of a buffer may have begun earlier; accepted with rounds.sampling "
+            "'buffered': a strategy that broadcasts the model only (fedavg, fedadam, fedprox)"
+        )
+    if summing.buckets > 1:
+        problems.append(
+            f"secure_aggregation.buckets: found {summing.buckets}, but a buffer is one sum; accepted with "
+            "rounds.sampling 'buffered': 1, and a smaller rounds.cohort for smaller sums"
+        )
+    if isinstance(summing, SecAggPlus) and summing.signed:
+        problems.append(
+            f"secure_aggregation.threat_model: found {summing.threat_model!r}, which promises members that all of them "
+            "were given the same model, and those of a buffer were not: a server that lies could give one member "
+            "another model than the rest, and see its update alone in the sum (Pasquini et al. 2022); accepted with "
+            "rounds.sampling 'buffered': 'semi-honest'"
+        )
+    return problems

@@ -6,7 +6,7 @@ Everything here is a protocol, or data that fleets give: who implements what is 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ __all__ = [
     "Identities",
     "Identity",
     "Population",
+    "Workforce",
 ]
 
 
@@ -36,6 +37,7 @@ class Ability(enum.StrEnum):
     HELD_OUT_DATA = "held-out-data"
     IDENTITIES = "identities"
     LOCAL_DATA = "local-data"
+    BUFFERED = "buffered"
 
 
 class Client(Protocol):
@@ -117,6 +119,25 @@ class Population(Protocol):
 
     def is_present(self, index: int) -> bool:
         """Whether the member at an index can be selected now."""
+        ...
+
+
+class Workforce(Population, Protocol):
+    """Some members work all the time, each on the model that was the newest when it began (`Ability.BUFFERED`)."""
+
+    def first_done(
+        self, count: int, barred: Collection[Member], randomness: Randomness
+    ) -> tuple[Member, ...]:
+        """The next members whose work is done, each once; for everybody who ends another one begins.
+
+        Args:
+            count: how many.
+            barred: who must not begin now.
+            randomness: chooses who begins.
+
+        Raises:
+            QuorateError: there are not so many.
+        """
         ...
 
 

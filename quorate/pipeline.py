@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quorate.buckets import BucketedSummation
-from quorate.codecs import Clip, Codec
+from quorate.codecs import Codec
 from quorate.errors import DataError
 from quorate.fleets import Identities
 from quorate.plan import SecAggPlus, Terms
@@ -38,7 +38,7 @@ from quorate.strategies import Aggregator
 from quorate.summation import Journal, Sink, Summation, SumSession
 from quorate.sums import BucketSums, DirectSummation, RunningSum, Spool
 
-__all__ = ["Pipeline", "Segment", "binding", "build", "event", "session", "summation"]
+__all__ = ["Pipeline", "Segment", "binding", "build", "encoded", "event", "session", "summation"]
 
 _WEIGHT, _METRICS = "quorate.weight", "quorate.metrics"  # no strategy's vector has a name with a dot
 _METRIC_BOUND = 1024.0
@@ -51,15 +51,15 @@ class Segment:
 
     Args:
         vector: its name, length and bound.
-        codec: encodes it, after the client's weight was applied.
+        codec: encodes it, after the client's weight and discount were applied.
         place: in the encoded vector.
-        clip: applied before the weight, which would otherwise decide how much is clipped.
+        clip: applied before those, which would otherwise decide how much is clipped.
     """
 
     vector: Vector
     codec: Codec
     place: slice
-    clip: Clip | None = None
+    clip: Codec | None = None
 
 
 @dataclass(frozen=True)
@@ -95,17 +95,30 @@ class Pipeline:
     denominator: float | None
     buckets: int = 1
 
-    def encode(self, update: Update, randomness: Randomness) -> np.ndarray:
+    def encode(self, update: Update, randomness: Randomness, discount: float = 1.0) -> np.ndarray:
         """One client's update as an encoded vector, shape (length,).
+
+        Args:
+            update: of the client.
+            randomness: for rounding and noise.
+            discount: as in `encode_many`.
 
         Raises:
             DataError: a vector is missing, or does not have the length that the strategy says.
         """
-        encoded: np.ndarray = self.encode_many(Updates.of(update), [randomness])[0]
+        encoded: np.ndarray = self.encode_many(Updates.of(update), [randomness], discount)[0]
         return encoded
 
-    def encode_many(self, updates: Updates, randomness: Sequence[Randomness]) -> np.ndarray:
+    def encode_many(
+        self, updates: Updates, randomness: Sequence[Randomness], discount: float = 1.0
+    ) -> np.ndarray:
         """Several clients' updates as encoded vectors, shape (clients, length); each draws from a stream of its own.
+
+        Args:
+            updates: of the clients.
+            randomness: for rounding and noise, one for each.
+            discount: for how much the updates' vectors count, from 0 to 1; weights and metrics stay whole, so that a
+                discount makes the step shorter.
 
         Raises:
             DataError: a vector is missing, or does not have the length that the strategy says.
@@ -125,6 +138,8 @@ class Pipeline:
                 block = segment.clip.encode(block, randomness[0])  # which draws nothing
             if weights is not None:
                 block = block * weights.astype(block.dtype)[:, None]
+            if discount != 1.0 and segment.vector.name in updates.vectors:
+                block = block * discount
             if not self.draws:
                 encoded[:, segment.place] = segment.codec.encode(block, randomness[0])
                 continue
@@ -239,10 +254,9 @@ def build(terms: Terms, bounds: CohortBounds, public: PublicValues) -> Pipeline:
     metrics = () if mechanism.private else task.model.metrics
     # Outside a ring a weight has no bound, and the clip comes before it only.
     coder = NoPrivacy() if weighted and shape.ring_bits is None else mechanism
+    scaled = weighted or terms.rounds.buffering is not None
     clips = {
-        vector.name: Clip(mechanism.clip_norm * vector.bound)
-        for vector in shape.vectors.vectors
-        if weighted and mechanism.clip_norm is not None
+        vector.name: mechanism.clipping_codec(vector, public) for vector in shape.vectors.vectors if scaled
     }
     codecs = [(vector, coder.codec(vector, shape, public)) for vector in shape.vectors.vectors]
     if weighted:
@@ -268,6 +282,17 @@ def build(terms: Terms, bounds: CohortBounds, public: PublicValues) -> Pipeline:
         denominator=bounds.denominator if mechanism.private else None,
         buckets=terms.secure_aggregation.buckets,
     )
+
+
+def encoded(terms: Terms, bounds: CohortBounds) -> tuple[int, np.dtype[np.generic]]:
+    """The length and the dtype of the encoded vectors of every round.
+
+    Args:
+        terms: resolved.
+        bounds: of the cohort.
+    """
+    made = build(terms, bounds, PublicValues(terms.privacy.clip_norm, bytes(32)))
+    return made.length, made.dtype
 
 
 def event(terms: Terms, bounds: CohortBounds, population: int) -> Event | None:

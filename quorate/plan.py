@@ -21,12 +21,14 @@ import pydantic
 from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from quorate.cohorts import (
+    Buffering,
     IdealSum,
     PlainSum,
     RingSum,
     Rounds,
     SecAggPlus,
     cohort_bounds,
+    impossible_buffering,
     largest_cohort,
     spread,
 )
@@ -50,6 +52,7 @@ from quorate.strategies import Strategy
 from quorate.task import Task
 
 __all__ = [
+    "Buffering",
     "EngineSection",
     "FleetSection",
     "IdealSum",
@@ -414,10 +417,10 @@ def _impossible(terms: Terms) -> list[str]:
             f"rounds.largest_cohort: found {rounds.largest_cohort}, but with rounds.sampling {rounds.sampling!r} every "
             f"cohort has rounds.cohort ({rounds.cohort}) members; accepted: no value, or sampling = 'poisson'"
         )
-    if (rounds.sampling == "separated") != (rounds.separation is not None):
+    if (rounds.sampling == "separated") != (rounds.separation is not None) and rounds.sampling != "buffered":
         problems.append(
-            f"rounds.separation: found {rounds.separation}; accepted: at least 1 with rounds.sampling 'separated', and "
-            "no value with another"
+            f"rounds.separation: found {rounds.separation}; accepted: at least 1 with rounds.sampling 'separated' or "
+            "'buffered', and no value with another"
         )
     if isinstance(privacy, DpFtrl) and (rounds.separation or 0) < privacy.span:
         problems.append(
@@ -456,6 +459,7 @@ def _impossible(terms: Terms) -> list[str]:
             f"{LARGEST_COHORT} for each sum, so at least {-(-most // LARGEST_COHORT)} secure_aggregation.buckets here"
         )
     strategy = terms.strategy.resolve()
+    problems += impossible_buffering(rounds, summing, strategy)
     ring = not isinstance(summing, PlainSum)
     if ring and not strategy.aggregator.linear and buckets < _FEWEST_FOR_ROBUSTNESS:
         problems.append(
@@ -514,6 +518,11 @@ def _beside_an_engine(terms: Terms, engine: EngineSection) -> list[str]:
         for name in _SUMMED
         if name in terms.model_fields_set
     ]
+    if terms.rounds.sampling == "buffered":
+        problems.append(
+            f"rounds.sampling: found 'buffered', but the engine {engine.name!r} gives one model to a whole cohort; "
+            "accepted: 'poisson', 'fixed' or 'separated'"
+        )
     if terms.rounds.over_selection > 1:
         problems.append(
             f"rounds.over_selection: found {terms.rounds.over_selection:g}, but the engine {engine.name!r} takes every "

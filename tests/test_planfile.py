@@ -210,7 +210,9 @@ def test_all_problems_are_named_at_once():
     assert len(found) == 4
 
 
-ROUNDS = "count, cohort, largest_cohort, sampling, separation, weighting, example_cap, over_selection"
+ROUNDS = (
+    "count, cohort, largest_cohort, sampling, separation, weighting, example_cap, over_selection, buffering"
+)
 SENTENCES = [
     (
         {"rounds": {"count": 3, "cohort": 8, "largest_chort": 9}},
@@ -237,7 +239,7 @@ SENTENCES = [
     ({"rounds": 7}, f"rounds: found 7; accepted: a section with {ROUNDS}"),
     (
         {"rounds": {"count": 3, "cohort": 8, "sampling": "random"}},
-        "rounds.sampling: found 'random'; accepted: 'poisson', 'fixed' or 'separated'",
+        "rounds.sampling: found 'random'; accepted: 'poisson', 'fixed', 'separated' or 'buffered'",
     ),
     (
         {"training": {"learning_rate": 0}},

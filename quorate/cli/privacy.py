@@ -230,6 +230,7 @@ def explain(plan: Path = PlanFile, settings: list[str] = Settings) -> None:
         protocol=summing.protocol,
         threat_model=getattr(summing, "threat_model", "none"),
         seeded=resolved.fleet.seed is not None,
+        buffered=resolved.rounds.buffering is not None,
     )
     for heading, sentences in explain(situation):
         typer.secho(heading, bold=True)

@@ -43,6 +43,7 @@ class Situation:
         protocol: of the sum: `none`, `ideal` or `secagg+`.
         threat_model: of the sum.
         seeded: whether a seed makes the randomness.
+        buffered: whether a cohort is who is done first, so that quick members come more often than others.
     """
 
     event: Event | None
@@ -60,6 +61,7 @@ class Situation:
     protocol: str
     threat_model: str
     seeded: bool
+    buffered: bool
 
 
 def explain(situation: Situation) -> list[tuple[str, list[str]]]:
@@ -124,8 +126,10 @@ def _against(at: Situation) -> Iterator[str]:
     inner = at.event.event if isinstance(at.event, TruncatedPoissonSampledEvent) else at.event
     if isinstance(inner, CentralDiscreteLaplaceEvent):
         yield f"One participation is worth {inner.epsilon:.3g} at δ 0 to them: with Laplace noise no δ is needed."
-    share = at.cohort / at.population
-    most = most_participations(at.rounds, share, at.population)
+    most, of = at.participations, "a member that is done as often as can be,"
+    if not at.buffered:
+        most = most_participations(at.rounds, at.cohort / at.population, at.population)
+        of = "the member that is drawn most often, about"
     server = forecast_server(at.event, most, at.delta)
     if math.isinf(server):
         seen = "single updates" if at.protocol == "none" else "sums"
@@ -135,8 +139,8 @@ def _against(at: Situation) -> Iterator[str]:
         )
     else:
         yield (
-            f"The coordinator and the other members: server ε {server:.3g} for the member that is drawn most often, "
-            f"about {most} times in {at.rounds} rounds; {forecast_server(at.event, 1, at.delta):.3g} for one."
+            f"The coordinator and the other members: server ε {server:.3g} for {of} {most} times in {at.rounds} "
+            f"rounds; {forecast_server(at.event, 1, at.delta):.3g} for one."
         )
         yield f"Both at δ {at.delta:.3g}. " + _sum_hides(at)
     if at.budget is not None:

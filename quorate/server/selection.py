@@ -2,23 +2,23 @@
 
 The draw comes from protocol randomness and is not published. What is drawn is exactly the sampler that the ledger's
 event names: Poisson sampling truncated at the largest cohort, or a fixed number without replacement. A separated one
-keeps members from coming again too soon.
+keeps members from coming again too soon. Who is done first is not drawn at all, and nothing is amplified by it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
 from quorate.errors import QuorateError
-from quorate.fleets import Population
+from quorate.fleets import Population, Workforce
 from quorate.randomness import Randomness
 from quorate.rounds import Member
 
-__all__ = ["FixedSize", "Sampler", "Separated", "TruncatedPoisson"]
+__all__ = ["FirstDone", "FixedSize", "Sampler", "Separated", "TruncatedPoisson"]
 
 _TILE = 1 << 20
 
@@ -96,6 +96,27 @@ class Separated:
         recent = frozenset(self.recent())
         wanted = min(self.size, max(0, population.present - len(recent)))
         return _subset(population, wanted, recent, randomness)
+
+
+@dataclass(frozen=True)
+class FirstDone:
+    """The members whose work is done first, of those who work at the same time: a buffer (Nguyen et al. 2022).
+
+    Args:
+        size: the cohort.
+        recent: says who was in the sum of a recent round, and must not begin to work yet.
+    """
+
+    size: int
+    recent: Callable[[], Collection[Member]]
+
+    def draw(self, population: Population, randomness: Randomness) -> tuple[Member, ...]:
+        """A cohort of `size` members, in the order in which they were done.
+
+        Raises:
+            QuorateError: there are not so many.
+        """
+        return cast(Workforce, population).first_done(self.size, frozenset(self.recent()), randomness)
 
 
 def _subset(

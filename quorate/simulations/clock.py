@@ -18,10 +18,25 @@ from quorate.errors import QuorateError
 from quorate.rounds import Member
 from quorate.simulations.traces import Traces
 
-__all__ = ["Clock", "Report", "Work"]
+__all__ = [
+    "LONGEST_WAIT_S",
+    "PHASES_AFTER_MASKING",
+    "PHASES_BEFORE_MASKING",
+    "WAIT_S",
+    "Clock",
+    "Report",
+    "Work",
+]
 
-_WAIT_S = 600.0
-_LONGEST_WAIT_S = 30 * 86_400.0
+WAIT_S = 600.0
+"""For how long nobody is looked for, when there are too few."""
+LONGEST_WAIT_S = 30 * 86_400.0
+
+PHASES_BEFORE_MASKING = 2
+"""Of a secure sum, a second each: advertise, share. Members of a cohort that is drawn train after them."""
+PHASES_AFTER_MASKING = 2
+"""Consistency, unmask; an ideal sum takes the time of what it stands for."""
+
 _JITTER = 0.1  # σ of the logarithm of what a member's training takes, from round to round
 
 
@@ -81,13 +96,29 @@ class Clock:
         """
         waited = 0.0
         while self.traces.present(self.members, self.now_s) < present:
-            self.now_s += _WAIT_S
-            waited += _WAIT_S
-            if waited > _LONGEST_WAIT_S:
+            self.now_s += WAIT_S
+            waited += WAIT_S
+            if waited > LONGEST_WAIT_S:
                 raise QuorateError(
                     f"{present} of {self.members} members were never there at the same time in a simulated month; "
                     "fleet.present says how many a round waits for"
                 )
+
+    def takes(
+        self, indices: Sequence[int], examples: np.ndarray, transferred_bytes: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        """How many seconds members need from the download to the end of the upload, shape (members,).
+
+        Args:
+            indices: theirs in the population.
+            examples: that each trains on, epochs counted.
+            transferred_bytes: down and up.
+            rng: draws how much slower or quicker than usual each of them is.
+        """
+        jitter = np.exp(_JITTER * rng.standard_normal(len(indices)))
+        speeds = [self.traces.speed(index) for index in indices]
+        training = examples / np.array([speed.examples_per_s for speed in speeds]) * jitter
+        return np.asarray(training + transferred_bytes / np.array([speed.bytes_per_s for speed in speeds]))
 
     def run(
         self, members: Sequence[Member], indices: Sequence[int], work: Work, rng: np.random.Generator
@@ -100,13 +131,7 @@ class Clock:
             work: what they are to do.
             rng: draws how long they take.
         """
-        jitter = np.exp(_JITTER * rng.standard_normal(len(members)))
-        speeds = [self.traces.speed(index) for index in indices]
-        training = work.examples / np.array([speed.examples_per_s for speed in speeds]) * jitter
-        network = (work.download_bytes + work.upload_bytes) / np.array(
-            [speed.bytes_per_s for speed in speeds]
-        )
-        reported = training + network
+        reported = self.takes(indices, work.examples, work.download_bytes + work.upload_bytes, rng)
         stays = np.array([self.traces.leaves_s(index, self.now_s) for index in indices]) - self.now_s
         comes = reported <= np.minimum(stays, work.deadline_s)
         closes = self._closes(reported, comes, work)

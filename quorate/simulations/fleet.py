@@ -3,14 +3,14 @@
 An engine trains them: one by one, many at once, or in worker processes. The sum is the real one: with secure
 aggregation each client has its own keys and masks and the whole protocol runs (*exact*), with the plain and the ideal
 sum encoded vectors are added where they are made and no message is made. Clients drop out as they are told to, in the
-phases that matter.
+phases that matter. In buffered rounds each trains from the version that it pulled (`quorate.simulations.buffering`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,12 +20,13 @@ from quorate.clients.adapters.examples import Examples
 from quorate.clients.states import ClientStates
 from quorate.errors import QuorumNotReached
 from quorate.fleets import Ability, Identities
-from quorate.plan import Plan, SecAggPlus
+from quorate.plan import Plan, RingSum, SecAggPlus
 from quorate.privacy.secagg import AnyKey, Ed25519Identity
 from quorate.randomness import Randomness, generator
-from quorate.rounds import Assignment, Close, Closed, Member, Outcome
+from quorate.rounds import Assignment, Close, Closed, Member, Outcome, State
 from quorate.server.sessions import drive
-from quorate.simulations.clock import Clock, Work
+from quorate.simulations.buffering import BufferedRounds
+from quorate.simulations.clock import PHASES_AFTER_MASKING, Clock, Report, Work
 from quorate.simulations.datasets import FederatedDataset
 from quorate.simulations.engines.choice import make_engine
 from quorate.simulations.engines.contract import Order
@@ -38,7 +39,6 @@ __all__ = ["Parts", "SimulatedFleet"]
 _NO_MESSAGE = 0
 _MESSAGES_BEFORE_MASKING = 2  # advertise, share
 _MESSAGES_BEFORE_UNMASKING = 3  # … and the masked input
-_PHASES_AFTER_MASKING = 2  # consistency, unmask
 _CLOCK = ""  # among the states: no member has this name
 
 
@@ -103,18 +103,22 @@ class SimulatedFleet:
         self._simulation, self._seed = simulation, plan.fleet.seed
         self._linear = plan.strategy.resolve().aggregator.linear
         self._masked = isinstance(plan.secure_aggregation, SecAggPlus)
+        self._in_ring = isinstance(plan.secure_aggregation, RingSum)
         self._states = ClientStates(None if directory is None else directory / "clients.sqlite")
         self._randomness = Randomness.system() if self._seed is None else Randomness.from_seed(self._seed)
         self._data = simulation.data
         self._clock_of = f"clock of {hashlib.sha256(plan.terms().encoded()).hexdigest()}"
         self.clock = self._clock()
+        self._buffered: BufferedRounds | None = None
+        if plan.rounds.buffering is not None:
+            self._buffered = BufferedRounds(plan, self._data, self.clock, self._of_the_last_round)
         self.engine = make_engine(
             simulation.engine, simulation.workers, simulation.address, simulation.data, plan
         )
 
     def population(self) -> SimulatedFleet:
-        """Itself: the clients of the dataset; with traces, once enough of them are there."""
-        if self.clock is not None:
+        """Itself: the clients of the dataset; with traces, once enough are there for a round that begins with them."""
+        if self.clock is not None and self._buffered is None:
             self.clock.wait_for(self._simulation.size)
         return self
 
@@ -136,6 +140,13 @@ class SimulatedFleet:
         """All are, without traces."""
         return self.clock is None or self.clock.traces.is_present(index, self.clock.now_s)
 
+    def first_done(
+        self, count: int, barred: Collection[Member], randomness: Randomness
+    ) -> tuple[Member, ...]:
+        """Where rounds are buffered: lets simulated time pass until so many are done."""
+        assert self._buffered is not None, "the plan says how many work"
+        return self._buffered.first_done(count, barred, randomness)
+
     def data_of(self, member: Member) -> Examples:
         """A client's examples."""
         return self._data.clients[self._data.index(member)]
@@ -154,7 +165,8 @@ class SimulatedFleet:
             members = members[: close.after]  # the first that report; in a simulation none is slow
             _check_quorum(assignment, len(members))
         states = {member: self._states.get(assignment.run, member) for member in members}
-        done = self.engine.run(Order(assignment, members, states, summation.direct and self._linear))
+        order = Order(assignment, members, states, summation.direct and self._linear)
+        done = self.engine.run(order) if self._buffered is None else self._buffered.train(self.engine, order)
         if summation.direct:  # what is not finite, or was lost with a worker, is not there
             _check_quorum(assignment, len(done.members))
             lost = Counter({"update": len(assignment.members) - len(done.members)})
@@ -177,9 +189,12 @@ class SimulatedFleet:
         self._states.stage(assignment.run, assignment.round, kept)
         measured = {}
         if self.clock is not None:
-            now = {_CLOCK: {"now_s": np.array(self.clock.now_s)}}
-            self._states.stage(self._clock_of, assignment.round, now)
+            staged: dict[str, State] = {_CLOCK: {"now_s": np.array(self.clock.now_s)}}
             measured = {"simulated_hours": self.clock.now_s / 3600}
+            if self._buffered is not None:
+                staged |= self._buffered.staged(assignment)
+                measured |= self._buffered.measured(assignment)
+            self._states.stage(self._clock_of, assignment.round, staged)
         return Closed(tuple(m for m in members if m in survivors), lost=+lost, measured=measured)
 
     def conclude(self, run: str, round: int, outcomes: Mapping[Member, Outcome]) -> None:
@@ -198,13 +213,19 @@ class SimulatedFleet:
         traces = self._simulation.traces
         if traces is None:
             return None
-        kept = self._states.get(self._clock_of, _CLOCK)
+        kept = self._of_the_last_round(_CLOCK)
         return Clock(traces, len(self._data), float(kept["now_s"]) if kept else 0.0)
+
+    def _of_the_last_round(self, name: str) -> State:
+        """What was staged by that name, in the last committed round that staged any; empty if there is none."""
+        return self._states.get(self._clock_of, name)
 
     def _too_late(self, assignment: Assignment, summation: Summation, close: Close) -> dict[Member, int]:
         """Lets simulated time pass; who is lost by it, and after how many messages."""
         if self.clock is None:
             return {}
+        if self._buffered is not None:
+            return _silent(self._buffered.session())
         broadcast, members = assignment.broadcast, assignment.members
         epochs = broadcast.instruction.settings.get("epochs", 1)
         extras = sum(vector.size for vector in broadcast.instruction.extras.values())
@@ -214,13 +235,11 @@ class SimulatedFleet:
             upload_bytes=summation.session.length * summation.session.dtype.itemsize,
             deadline_s=assignment.deadlines.training_s,
             close_after=close.after,
-            phases_after=_PHASES_AFTER_MASKING if self._masked else 0,
+            phases_after=PHASES_AFTER_MASKING if self._in_ring else 0,
         )
         rng = generator(self._seed, "timing", assignment.round)
         report = self.clock.run(members, [self._data.index(member) for member in members], work, rng)
-        return dict.fromkeys(report.unfinished, _MESSAGES_BEFORE_UNMASKING) | dict.fromkeys(
-            report.unreported, _NO_MESSAGE
-        )
+        return _silent(report)
 
     def _drops(self, assignment: Assignment) -> dict[Member, int]:
         """After how many messages each member that drops out falls silent."""
@@ -234,6 +253,13 @@ class SimulatedFleet:
             elif draw < unmasking:
                 drops[member] = _MESSAGES_BEFORE_UNMASKING
         return drops
+
+
+def _silent(report: Report) -> dict[Member, int]:
+    """After how many messages those who were lost fell silent."""
+    return dict.fromkeys(report.unfinished, _MESSAGES_BEFORE_UNMASKING) | dict.fromkeys(
+        report.unreported, _NO_MESSAGE
+    )
 
 
 def _check_quorum(assignment: Assignment, present: int) -> None:

@@ -22,7 +22,7 @@ SUM = DistributedGaussian(clip_norm=0.5, noise_multiplier=2.0).event(
 )
 EVENT = TruncatedPoissonSampledEvent(300, 1 / 3, 140, SUM)
 SITUATION = Situation(
-    EVENT, BOUNDS, 1, 30, 30, 300, 100, 300**-1.1, 5.0, 0.5, False, 16, "secagg+", "semi-honest", False
+    EVENT, BOUNDS, 1, 30, 30, 300, 100, 300**-1.1, 5.0, 0.5, False, 16, "secagg+", "semi-honest", False, False
 )
 
 
@@ -47,6 +47,14 @@ def test_without_a_secret_draw_nothing_is_said_to_be_amplified() -> None:
     said = text(replace(SITUATION, event=SUM))
     assert "without amplification" in said
     assert "in secret" not in said
+
+
+def test_where_quick_members_come_more_often_the_quickest_is_reckoned_with() -> None:
+    said = text(replace(SITUATION, event=SUM, buffered=True))
+    assert (
+        f"server ε {forecast_server(SUM, 30, 300**-1.1):.3g} for a member that is done as often as can be"
+        in said
+    )
 
 
 def test_without_a_mechanism_nothing_is_claimed() -> None:

@@ -90,6 +90,20 @@ class Mechanism(Protocol):
         """The ring to sum in where the plan doesn't say: 16 bits where that costs next to nothing, else 32."""
         ...
 
+    def clipping_codec(self, vector: Vector, public: PublicValues) -> Codec | None:
+        """What the chain for a vector begins with; None where nothing is clipped.
+
+        What it gives stays as it is, at any smaller length, if it is clipped again.
+
+        Args:
+            vector: of the update, or the mechanism's own.
+            public: the round's clip norm.
+
+        Raises:
+            PlanError: the round's clip norm can't be the plan's.
+        """
+        ...
+
     def codec(self, vector: Vector, shape: SumShape, public: PublicValues) -> Codec:
         """The chain for one vector of the update.
 

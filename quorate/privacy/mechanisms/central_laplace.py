@@ -80,22 +80,29 @@ class CentralLaplace(Stateless, Section):
         """32: a statistic is a few numbers, and a narrow ring would save next to nothing."""
         return 32
 
+    def clipping_codec(self, vector: Vector, public: PublicValues) -> ClipL1:
+        """In L1.
+
+        Raises:
+            PlanError: the round's clip norm is not the plan's.
+        """
+        if public.clip_norm != self.clip_norm:
+            raise PlanError(
+                f"privacy.clip_norm: the round says {public.clip_norm}, the plan {self.clip_norm}"
+            )
+        return ClipL1(self.clip_norm * vector.bound)
+
     def codec(self, vector: Vector, shape: SumShape, public: PublicValues) -> Codec:
         """Clip in L1 → discretise → wrap.
 
         Raises:
             PlanError: the round's clip norm is not the plan's, or the ring can't hold the sum.
         """
-        if public.clip_norm != self.clip_norm:
-            raise PlanError(
-                f"privacy.clip_norm: the round says {public.clip_norm}, the plan {self.clip_norm}"
-            )
-        noisy = self._noisy(vector, shape)
-        norm = self.clip_norm * vector.bound
+        clip, noisy = self.clipping_codec(vector, public), self._noisy(vector, shape)
         # A hair below the whole number of steps, for the rounding of floating point in the clip and the scale.
         steps = (noisy.size_bound - vector.length) * (1 - 2.0**-29)
         assert shape.ring_bits is not None
-        return Chain.of(ClipL1(norm), Discretise(steps / norm), Wrap(shape.ring_bits))
+        return Chain.of(clip, Discretise(steps / clip.norm), Wrap(shape.ring_bits))
 
     def release(
         self,

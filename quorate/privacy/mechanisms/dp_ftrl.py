@@ -19,7 +19,6 @@ from quorate.codecs import Chain, Codec, Discretise, rounded_norm_bound
 from quorate.errors import PlanError
 from quorate.privacy.events import CentralDiscreteGaussianEvent
 from quorate.privacy.factorization import Banded, Factorization, Tree
-from quorate.privacy.mechanisms.clipping import clip_codec
 from quorate.privacy.mechanisms.rounded_noise import Encoding, RoundedNoise, useful_steps
 from quorate.privacy.noise import discrete_gaussian
 from quorate.randomness import Randomness
@@ -102,13 +101,9 @@ class DpFtrl(RoundedNoise):
         Raises:
             PlanError: the round's clip norm is not the plan's.
         """
-        if public.clip_norm != self.clip_norm:
-            raise PlanError(
-                f"privacy.clip_norm: the round says {public.clip_norm}, the plan {self.clip_norm}"
-            )
-        encoding = self.encoding(vector, shape)
+        clip, encoding = self.clipping_codec(vector, public), self.encoding(vector, shape)
         return Chain.of(
-            clip_codec(vector, self.clip_norm, by_layer=self.clipping == "per-layer"),
+            clip,
             Discretise(encoding.steps / (self.clip_norm * vector.bound), encoding.norm_bound),
             _IntoRing(),
         )

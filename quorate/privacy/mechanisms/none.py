@@ -58,6 +58,10 @@ class NoPrivacy(Stateless, Section):
         """32: a clip norm that only bounds is a generous one, and a coarse step of it loses what updates say."""
         return 32
 
+    def clipping_codec(self, vector: Vector, public: PublicValues) -> Clip | None:
+        """In L2, if the plan has a clip norm."""
+        return None if self.clip_norm is None else Clip(self.clip_norm * vector.bound)
+
     def codec(self, vector: Vector, shape: SumShape, public: PublicValues) -> Codec:
         """Clip → float32 outside a ring; clip → discretise → wrap inside, at a scale that can't wrap.
 
@@ -68,7 +72,7 @@ class NoPrivacy(Stateless, Section):
         Raises:
             PlanError: a ring without a clip norm, or a cohort that leaves no room for a single step.
         """
-        clip, bits = None if self.clip_norm is None else Clip(self.clip_norm * vector.bound), shape.ring_bits
+        clip, bits = self.clipping_codec(vector, public), shape.ring_bits
         if bits is None:
             return Float32() if clip is None else Chain.of(clip, Float32())
         if clip is None:

@@ -260,21 +260,31 @@ class RoundedNoise(Section):
         _, most = self.noise_shares(bounds)
         return math.sqrt(most * encoding.local_variance + bounds.largest / 4) / encoding.steps
 
+    def clipping_codec(self, vector: Vector, public: PublicValues) -> Codec:
+        """In L2, as a whole or layer by layer; what says whether an update was within, to what it is.
+
+        Raises:
+            PlanError: the round's clip norm is not the plan's, and is not adaptive.
+        """
+        norm = public.clip_norm
+        if norm is None or (norm != self.clip_norm and self.adaptive_clip is None):
+            raise PlanError(f"privacy.clip_norm: the round says {norm}, the plan {self.clip_norm}")
+        if vector.name == WITHIN:
+            return Clip(0.5)
+        return clip_codec(vector, norm, by_layer=self.clipping == "per-layer")
+
     def codec(self, vector: Vector, shape: SumShape, public: PublicValues) -> Codec:
         """Clip → rotate → discretise with a norm bound → noise share → wrap.
 
         Raises:
             PlanError: outside a ring, or when the round's clip norm is not the plan's, and is not adaptive.
         """
-        norm = public.clip_norm
-        if norm is None or (norm != self.clip_norm and self.adaptive_clip is None):
-            raise PlanError(f"privacy.clip_norm: the round says {norm}, the plan {self.clip_norm}")
-        encoding = self.encoding(vector, shape)
+        clip, encoding = self.clipping_codec(vector, public), self.encoding(vector, shape)
         assert shape.ring_bits is not None
-        own = vector.name == WITHIN
-        longest = 0.5 if own else norm * vector.bound
+        assert public.clip_norm is not None
+        longest = 0.5 if vector.name == WITHIN else public.clip_norm * vector.bound
         return Chain.of(
-            Clip(0.5) if own else clip_codec(vector, norm, by_layer=self.clipping == "per-layer"),
+            clip,
             Rotate(Randomness(public.rotation_seed).spawn("rotation", vector.name).bytes(32)),
             Discretise(encoding.steps / longest, encoding.norm_bound),
             *self.client_noise(encoding),

@@ -32,12 +32,14 @@ class Order:
         members: who trains; those who drop out before that are not among them.
         states: what each of them kept from earlier rounds; nothing for a member that is not named.
         summed: whether the encoded vectors are to be added up.
+        discount: for how much their updates count, from 0 to 1.
     """
 
     assignment: Assignment
     members: tuple[Member, ...]
     states: Mapping[Member, State]
     summed: bool
+    discount: float = 1.0
 
 
 @dataclass(frozen=True)

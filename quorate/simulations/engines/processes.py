@@ -26,8 +26,7 @@ import numpy as np
 
 from quorate import pipeline
 from quorate.errors import PlanError, QuorateError
-from quorate.plan import Plan
-from quorate.rounds import Assignment, Member, PublicValues, State
+from quorate.rounds import Assignment, Member, State
 from quorate.simulations.engines import worker
 from quorate.simulations.engines.contract import Done, Order
 from quorate.simulations.engines.site import Site
@@ -76,7 +75,7 @@ class Processes:
         worker.check_threads()
         self._site, self._context = site, multiprocessing.get_context("fork")
         self._board = worker.Board.of(site.plan)
-        length, self._dtype = _encoded(site.plan, len(site.data))
+        length, self._dtype = pipeline.encoded(site.plan.terms(), site.plan.bounds(len(site.data)))
         self._desks = [
             worker.Desk(worker.shared(2, np.int64), worker.shared(length, held_in(self._dtype)))
             for _ in range(workers)
@@ -140,7 +139,7 @@ class Processes:
         if share:
             states = {member: order.states[member] for member in share if order.states.get(member)}
             try:
-                one.pipe.send(Order(slim, share, states, order.summed))
+                one.pipe.send(Order(slim, share, states, order.summed, order.discount))
             except OSError:
                 log.debug("the simulation's worker %d was dead before its order", i)
 
@@ -216,10 +215,3 @@ def deal(sizes: Sequence[int], workers: int) -> list[list[int]]:
         shares[i].append(job)
         heapq.heappush(loads, (load + sizes[job], i))
     return shares
-
-
-def _encoded(plan: Plan, population: int) -> tuple[int, np.dtype[np.generic]]:
-    """The length of an encoded vector, and its dtype."""
-    public = PublicValues(plan.privacy.clip_norm, bytes(32))
-    encoding = pipeline.build(plan.terms(), plan.bounds(population), public)
-    return encoding.length, encoding.dtype

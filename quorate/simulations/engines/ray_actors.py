@@ -132,7 +132,8 @@ class RayActors:
                 place, share = waiting.pop()
                 worker = free.pop()
                 kept = {member: order.states[member] for member in share if order.states.get(member)}
-                told, total = self._actors[worker].work.remote(assignment, share, kept, order.summed)
+                asked = assignment, share, kept, order.summed, order.discount
+                told, total = self._actors[worker].work.remote(*asked)
                 busy[told] = (worker, place, share, total)
             (told,), _ = self._ray.wait(list(busy), num_returns=1)
             worker, place, share, total = busy.pop(told)
@@ -189,10 +190,15 @@ class _Actor:
         return os.getpid()
 
     def work(
-        self, assignment: Assignment, share: Share, states: dict[Member, State], summed: bool
+        self,
+        assignment: Assignment,
+        share: Share,
+        states: dict[Member, State],
+        summed: bool,
+        discount: float,
     ) -> tuple[tuple[Share, dict[Member, State], list[np.ndarray]], np.ndarray | None]:
         """Who was trained, what they keep, single vectors; and apart from that the partial sum, which stays here."""
-        done = self._engine.run(Order(assignment, share, states, summed))
+        done = self._engine.run(Order(assignment, share, states, summed, discount))
         kept = {member: state for member, state in done.states.items() if state}
         total = done.encoded[0][1] if summed and done.encoded else None
         single = [] if summed else [vector for _, vector in done.encoded]

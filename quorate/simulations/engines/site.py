@@ -69,7 +69,7 @@ class Site:
             streams = [
                 randomness.spawn(m) if encoding.draws else randomness for m in chosen
             ]  # each costs 50 µs
-            encoded = encoding.encode_many(updates, streams)
+            encoded = encoding.encode_many(updates, streams, order.discount)
             yield _finite(Contributions(chosen, encoded, tuple(kept)))
 
     def instruction(self, assignment: Assignment, member: Member) -> Instruction:
