@@ -111,7 +111,7 @@ def run_in(
 ) -> FinishedRun:
     """Runs a resolved plan in a store that is open, perhaps beside other runs; see `run`."""
     with contextlib.ExitStack() as stack:
-        live = stack.enter_context(contextlib.closing(source.open(plan, store.directory)))
+        live = stack.enter_context(_closing(source.open(plan, store.directory)))
         check_abilities(plan, live)
         record = open_run(store, plan)
         publisher = PublishWhenDue(plan, record, source.size, store)
@@ -298,6 +298,17 @@ def _ledger(plan: Plan, record: Run, store: Store, engine: Engine, population: i
         return None
     assert delta is not None, "the plan is resolved"
     return Ledger(store.ledger(record.id), delta=delta, budget=budget, simulated=plan.fleet.seed is not None)
+
+
+@contextlib.contextmanager
+def _closing(fleet: Fleet) -> Iterator[Fleet]:
+    """Closes the fleet, and tells it what went wrong."""
+    try:
+        yield fleet
+    except BaseException as failure:
+        fleet.close(failure)
+        raise
+    fleet.close()
 
 
 @contextlib.contextmanager

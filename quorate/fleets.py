@@ -182,6 +182,10 @@ class Fleet(Protocol):
         """Data for the server's own evaluation, or None."""
         ...
 
-    def close(self) -> None:
-        """Frees workers, sockets and files."""
+    def close(self, failure: BaseException | None = None) -> None:
+        """Frees workers, sockets and files.
+
+        Args:
+            failure: what ended the run before its time: whoever is told that it has ended is told so.
+        """
         ...

@@ -16,6 +16,7 @@ from quorate.server import checkpoints
 from quorate.server.registry import Registry
 from quorate.server.store import Store, opened
 from quorate.server.unmasking_pool import UnmaskingPool
+from quorate.simulations.fleet import SimulatedFleet
 from quorate.simulations.source import Simulation
 from quorate.strategies import aggregators, local_rules, server_rules
 from tests.federations import CLIPPED, GAUSSIAN, IDEAL, SECAGG, plan, wine
@@ -272,6 +273,19 @@ def refused(made, fleet, tmp_path):
     with opened(tmp_path) as store:
         assert store.runs() == []
     return str(found.value)
+
+
+def test_a_fleet_is_told_what_ended_its_run(monkeypatch):
+    told = []
+    monkeypatch.setattr(SimulatedFleet, "close", lambda fleet, failure=None: told.append(failure))
+    run(bound())
+
+    def fail(report):
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full") as failed:
+        run(bound(), watch=fail)
+    assert told == [None, failed.value]
 
 
 def test_the_ideal_sum_is_refused_on_a_fleet_that_is_not_simulated(tmp_path):

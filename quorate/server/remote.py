@@ -102,7 +102,7 @@ class RemoteFleet:
         """The server's own data."""
         return self._held_out
 
-    def close(self) -> None:
+    def close(self, failure: BaseException | None = None) -> None:
         """Nothing: the transport belongs to whoever made it."""
 
 

@@ -203,7 +203,7 @@ class SimulatedFleet:
         for kept in (run, self._clock_of):
             self._states.conclude(kept, round, Outcome.COMMITTED if committed else Outcome.ABORTED)
 
-    def close(self) -> None:
+    def close(self, failure: BaseException | None = None) -> None:
         """Ends the engine's workers, and closes the file with the clients' states."""
         self.engine.close()
         self._states.close()

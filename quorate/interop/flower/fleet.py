@@ -83,8 +83,8 @@ class Flower:
         run = Run(self.superlink, bundle, certificates)
         try:
             return FlowerFleet(run.grid, self.nodes, _held_out(self.held_out), self._deadlines, run)
-        except BaseException:
-            run.close(failed="too few nodes")
+        except BaseException as failure:
+            run.close(failure)
             raise
 
     @property
@@ -149,8 +149,8 @@ class OverGrid:
 class Closing(Protocol):
     """What a fleet ends when it is closed."""
 
-    def close(self) -> None:
-        """Ends it."""
+    def close(self, failure: BaseException | None) -> None:
+        """Ends it, as failed if something failed."""
         ...
 
 
@@ -180,11 +180,13 @@ class FlowerFleet(RemoteFleet):
         nodes_there = _Nodes(self._grid_transport, nodes)
         super().__init__(self._grid_transport, nodes_there, held_out, deadlines=deadlines)
 
-    def close(self) -> None:
-        """Tells the nodes how the last round ended, and ends the run."""
-        self._grid_transport.close(min(self._phase_s, 30.0))
-        if self._run is not None:
-            self._run.close()
+    def close(self, failure: BaseException | None = None) -> None:
+        """Tells the nodes how the last round ended, and ends the run; a failed one as failed."""
+        try:
+            self._grid_transport.close(min(self._phase_s, 30.0))
+        finally:
+            if self._run is not None:
+                self._run.close(failure)
 
 
 class _Nodes:

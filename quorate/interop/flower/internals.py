@@ -163,15 +163,17 @@ class Run:
         self._heart = HeartbeatSender(self._beat)
         self._heart.start()
 
-    def close(self, failed: str = "") -> None:
-        """Ends the run, and says why if it failed."""
+    def close(self, failure: BaseException | None = None) -> None:
+        """Ends the run: as failed, with the reason, if there was a failure; as stopped, if it was Ctrl-C."""
         self._heart.stop()
+        if failure is None:
+            status, details = SubStatus.COMPLETED, ""
+        elif isinstance(failure, KeyboardInterrupt):
+            status, details = SubStatus.STOPPED, "interrupted"
+        else:
+            status, details = SubStatus.FAILED, f"{type(failure).__name__}: {failure}"
         with contextlib.suppress(httpx.HTTPError):
-            self._client.PushTaskOutput(
-                PushTaskOutputRequest(
-                    sub_status=SubStatus.FAILED if failed else SubStatus.COMPLETED, details=failed
-                )
-            )
+            self._client.PushTaskOutput(PushTaskOutputRequest(sub_status=status, details=details))
         self.grid.close()  # type: ignore[attr-defined]
 
     def __enter__(self) -> Run:
@@ -180,7 +182,7 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(failed="" if kind is None else kind.__name__)
+        self.close(error)
 
     def _start(self, bundle: bytes) -> int:
         with ControlHttpClient.from_server_address(

@@ -144,7 +144,7 @@ class _Simulated:
                 f"Flower's simulation does not start: {self._failure or f'nothing in {_START_S:g} seconds'}"
             ) from None
 
-    def close(self) -> None:
+    def close(self, failure: BaseException | None = None) -> None:
         """Ends the simulation, and Ray with it."""
         self._done.set()
         self._thread.join(_START_S)

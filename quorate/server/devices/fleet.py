@@ -97,7 +97,7 @@ class DeviceFleet(RemoteFleet):
         self._service.room.change(self.demand, stopped=True)
         self._streams.stop(reason)
 
-    def close(self) -> None:
+    def close(self, failure: BaseException | None = None) -> None:
         """The run wants no more devices."""
         unwanted = self._service.room.close(self.demand)
         for stream in [*unwanted, *self._streams.finish().values()]:

@@ -20,11 +20,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from flwr.proto.control_pb2 import ListRunsRequest
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from quorate import assembly
 from quorate.errors import QuorateError
 from quorate.interop.flower.fleet import Flower
 from quorate.result import FinishedRun
+from quorate.server.coordinator import RoundReport
 from tests import federations
 from tests.cli.commands import started
 from tests.interop.flower.federations import NODES, plan
@@ -64,6 +68,30 @@ def test_nodes_of_ours_sum_in_secret_over_a_superlink_and_a_killed_one_is_left_o
     found = run(superlink, rounds=2, training_s=20.0)
     assert [round.survivors for round in found.history] == [NODES - 1] * 2
     assert [round.lost for round in found.history] == [{"advertise": 1}] * 2
+
+
+def endings(superlink: str) -> list[tuple[str, str]]:
+    """How the SuperLink says that its runs ended, oldest first, with the details."""
+    with ControlHttpClient.from_server_address(
+        superlink, True, None, [RuntimeVersionHttpInterceptor(component_name="test")]
+    ) as control:
+        runs = control.ListRuns(ListRunsRequest()).run_dict.values()
+    ended = sorted(runs, key=lambda run: str(run.pending_at))
+    return [(run.status.sub_status, run.status.details) for run in ended]
+
+
+def test_a_run_that_fails_here_ends_as_failed_there(processes: Processes) -> None:
+    superlink = processes.superlink()
+    for part in range(NODES):
+        processes.python("tests.interop.flower.node", superlink, str(part))
+
+    def fail(report: RoundReport) -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        assembly.run(plan(rounds=2), fleet=Flower(superlink, NODES), watch=fail)
+    assembly.run(plan(rounds=1), fleet=Flower(superlink, NODES), watch=lambda report: None)
+    assert endings(superlink) == [("failed", "OSError: disk full"), ("completed", "")]
 
 
 def certificates(directory: Path) -> None:
