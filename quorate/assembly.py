@@ -29,6 +29,7 @@ from quorate.progress import ProgressBar
 from quorate.randomness import Randomness, generator
 from quorate.result import FinishedRun
 from quorate.server.coordinator import Coordinator, RoundReport
+from quorate.server.examples import example_spend
 from quorate.server.publishing import PublishWhenDue
 from quorate.server.records import Round, Run, RunStatus
 from quorate.server.selection import FirstDone, FixedSize, Sampler, Separated, TruncatedPoisson
@@ -141,6 +142,7 @@ def run_in(
             history=store.rounds(record.id),
             state=coordinator.state,
             epsilon=coordinator.spent(),
+            example_epsilon=example_spend(store, record, plan.training),
             versions=store.versions(record.id),
         )
 

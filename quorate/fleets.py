@@ -45,7 +45,10 @@ class Client(Protocol):
 
     @property
     def rules(self) -> frozenset[str]:
-        """The local rules it implements; a plan that needs another is refused, never ignored."""
+        """The local rules it implements, and `dp-sgd` if it can do that.
+
+        A plan that needs another is refused, never ignored.
+        """
         ...
 
     def fit(self, parameters: Parameters, instruction: Instruction, state: State) -> tuple[Update, State]:

@@ -251,7 +251,8 @@ def build(terms: Terms, bounds: CohortBounds, public: PublicValues) -> Pipeline:
     task, strategy, mechanism = terms.task.resolve(), terms.strategy.resolve(), terms.privacy
     shape = terms.shape(bounds)
     weighted = terms.rounds.weighting == "examples"
-    metrics = () if mechanism.private else task.model.metrics
+    private = mechanism.private or terms.training.dp_sgd is not None
+    metrics = () if private else task.model.metrics
     # Outside a ring a weight has no bound, and the clip comes before it only.
     coder = NoPrivacy() if weighted and shape.ring_bits is None else mechanism
     scaled = weighted or terms.rounds.buffering is not None

@@ -40,6 +40,8 @@ from quorate.privacy import (
     DistributedGaussian,
     DistributedSkellam,
     DpFtrl,
+    DpSgd,
+    ExampleEvent,
     LocalGaussian,
     NoPrivacy,
     calibrate,
@@ -172,12 +174,26 @@ class Training(Section):
     Args:
         learning_rate: of the client's SGD.
         epochs: passes over the client's data.
-        batch_size: examples a step.
+        batch_size: examples a step; with `dp_sgd`, whose batches are drawn, how many examples' gradients are computed
+            at once.
+        dp_sgd: clips the gradient of every example, and adds noise to their sums, so that single examples are
+            protected; None: gradients are as they are.
     """
 
     learning_rate: Annotated[float, Field(gt=0)] = 0.1
     epochs: Annotated[int, Field(ge=1)] = 1
     batch_size: Annotated[int, Field(ge=1)] = 20
+    dp_sgd: DpSgd | None = None
+
+    @property
+    def example_event(self) -> ExampleEvent | None:
+        """What one participation costs an example; None where single examples are not protected."""
+        return None if self.dp_sgd is None else self.dp_sgd.event(self.epochs)
+
+    def settings(self) -> dict[str, float]:
+        """The numbers that an instruction has of this section."""
+        numbers: dict[str, float] = self.model_dump(exclude={"dp_sgd"})
+        return numbers if self.dp_sgd is None else numbers | self.dp_sgd.settings(self.epochs)
 
 
 class Publish(Section):
@@ -522,6 +538,11 @@ def _beside_an_engine(terms: Terms, engine: EngineSection) -> list[str]:
         problems.append(
             f"rounds.sampling: found 'buffered', but the engine {engine.name!r} gives one model to a whole cohort; "
             "accepted: 'poisson', 'fixed' or 'separated'"
+        )
+    if terms.training.dp_sgd is not None:
+        problems.append(
+            f"training.dp_sgd: found beside [engine]; the engine {engine.name!r} does its own training; accepted: no "
+            "[training.dp_sgd]"
         )
     if terms.rounds.over_selection > 1:
         problems.append(

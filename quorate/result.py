@@ -12,7 +12,7 @@ from quorate.engine import RunState
 from quorate.errors import MissingExtra
 from quorate.parameters import Parameters
 from quorate.plan import Plan, Publish
-from quorate.privacy import Epsilons
+from quorate.privacy import Epsilons, ExampleEpsilon
 from quorate.server.publishing import publish
 from quorate.server.records import Round, Run
 from quorate.server.registry import Version
@@ -32,6 +32,7 @@ class FinishedRun:
         history: every round, aborted ones included, in order.
         state: after the last committed round.
         epsilon: what was spent; None when no privacy is claimed.
+        example_epsilon: what was spent of one example; None where clients don't train by DP-SGD.
         versions: what was published while it ran: round, registry, model and version.
     """
 
@@ -41,6 +42,7 @@ class FinishedRun:
     history: Sequence[Round]
     state: RunState
     epsilon: Epsilons | None
+    example_epsilon: ExampleEpsilon | None
     versions: Sequence[Mapping[str, Any]]
 
     @property
@@ -85,6 +87,7 @@ class FinishedRun:
             self.state,
             last.metrics,
             self.epsilon,
+            self.example_epsilon,
         )
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:

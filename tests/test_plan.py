@@ -78,7 +78,7 @@ def test_every_default_is_written_out_when_a_plan_is_resolved():
     assert resolved.secure_aggregation.min_survivors == 70
     assert resolved.privacy.delta == default_delta(300)
     assert resolved.strategy.settings == {"learning_rate": 1.0, "momentum": 0.0}
-    assert resolved.training.model_dump() == {"learning_rate": 0.1, "epochs": 1, "batch_size": 20}
+    assert resolved.training.settings() == {"learning_rate": 0.1, "epochs": 1, "batch_size": 20}
 
 
 def test_a_target_epsilon_is_resolved_to_the_noise_that_keeps_it():

@@ -16,13 +16,30 @@ from types import MappingProxyType
 from typing import Annotated, Literal
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_serializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_serializer,
+    model_serializer,
+)
 
 from quorate.artifacts.names import NAME_PATTERN
 from quorate.errors import DataError
 from quorate.parameters import Layout
 
-__all__ = ["FORMAT", "Cohort", "Manifest", "ParametersFile", "Privacy", "ProgramFile", "TensorSpec"]
+__all__ = [
+    "FORMAT",
+    "Cohort",
+    "ExamplePrivacy",
+    "Manifest",
+    "ParametersFile",
+    "Privacy",
+    "ProgramFile",
+    "TensorSpec",
+]
 
 FORMAT = 1
 """The format that this release writes and reads."""
@@ -121,6 +138,20 @@ class Cohort(_Frozen):
     min_survivors: int = Field(ge=1)
 
 
+class ExamplePrivacy(_Frozen):
+    """What the version cost one example of one client, where clients train by DP-SGD: against everybody else.
+
+    Args:
+        neighbours: the neighbouring relation, in words.
+        epsilon: for the client that took part most often.
+        delta: of it.
+    """
+
+    neighbours: str = Field(min_length=1)
+    epsilon: Number
+    delta: Number
+
+
 class Privacy(_Frozen):
     """What the version cost in privacy when it was published, and who must be trusted for that to hold.
 
@@ -133,6 +164,7 @@ class Privacy(_Frozen):
         simulated: the run was seeded: its noise can be repeated by whoever knows the seed, and protects
             nobody.
         summation: how updates were summed and against whom that protects, such as `secagg+, semi-honest`.
+        examples: what it cost single examples; None when nothing is claimed for those, and left out of the file.
     """
 
     mechanism: str = Field(min_length=1)
@@ -142,6 +174,12 @@ class Privacy(_Frozen):
     delta: Number | None = None
     simulated: bool
     summation: str = Field(min_length=1)
+    examples: ExamplePrivacy | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_examples(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        fields: dict[str, object] = handler(self)
+        return {name: value for name, value in fields.items() if name != "examples" or value is not None}
 
 
 class Manifest(_Frozen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -277,13 +278,15 @@ def policy_check(
     terms = read.resolved(population).terms()
     directory = state or _default_directory()
     spent: Any = {}
-    if own.budget is not None and (directory / "agent.sqlite").exists():
+    trained: Any = {}
+    if (directory / "agent.sqlite").exists():
         opened = _existing(directory)
-        spent = opened.spent(own.budget.period_days * 86_400)
+        spent = {} if own.budget is None else opened.spent(own.budget.period_s)
+        trained = {} if own.example_budget is None else opened.trained(own.example_budget.period_s)
         opened.close()
     verdicts = [
         verdict
-        for verdict in judge(own, terms, terms.encoded(), terms.bounds(population), None, spent)
+        for verdict in judge(own, terms, terms.encoded(), terms.bounds(population), None, spent, trained)
         if verdict.rule != "signer"
     ]
     table = Table("rule", "passes", "the plan", "this device accepts", box=None, header_style="bold")
@@ -321,16 +324,24 @@ def _existing(directory: Path) -> AgentState:
 
 def _status(directory: Path, state: AgentState) -> dict[str, Any]:
     from quorate.clients.agent.state import holder
-    from quorate.privacy.device_bound import device_epsilon
+    from quorate.privacy.device_bound import device_epsilon, device_example_epsilon
 
     noted = state.fact("policy")
     policy = _policy(None if noted is None else Path(noted))
     spent: dict[str, Any] = {"epsilon_spent": None, "epsilon_budget": None}
     if policy.budget is not None:
-        events = state.spent(policy.budget.period_days * 86_400)
+        events = state.spent(policy.budget.period_s)
         spent = {
             "epsilon_spent": round(device_epsilon(events, policy.budget.delta), 4),
             "epsilon_budget": policy.budget.epsilon,
+        }
+    if policy.example_budget is not None:
+        found = device_example_epsilon(
+            state.trained(policy.example_budget.period_s), policy.example_budget.delta
+        )
+        spent |= {
+            "example_epsilon_spent": round(found, 4) if math.isfinite(found) else None,
+            "example_epsilon_budget": policy.example_budget.epsilon,
         }
     checked_in, next_check_in = state.fact("last_check_in"), state.fact("next_check_in")
     return {

@@ -64,7 +64,8 @@ def audit(
         raise PlanError(f"privacy.mechanism: {read.privacy.mechanism!r} claims no ε that could be audited")
     found = planted.found(finished.model, spent.delta, confidence)
     plain = assembly.run(read, fleet=source, watch=lambda report: None)
-    training = {**plain.plan.training.model_dump(), "epochs": read.training.epochs * read.rounds.count}
+    all_epochs = {"epochs": read.training.epochs * read.rounds.count}
+    training = plain.plan.training.model_copy(update=all_epochs).settings()
     attacks = memberships(plain.task.model, plain.model, source.data, training, shadows, seed)
     if tensorflow_privacy:
         attacks += _of_tensorflow_privacy(plain, source.data)

@@ -23,7 +23,7 @@ def list_(registry: Path = RegistryDirectory) -> None:
 
     opened = Registry(registry)
     table = Table(
-        "model", "version", "aliases", "round", "ε released", "ε server", "metrics", "created", box=None,
+        "model", "version", "aliases", "round", "ε released", "ε server", "ε example", "metrics", "created", box=None,
         header_style="bold",
     )  # fmt: skip
     for model in opened.models():
@@ -38,6 +38,9 @@ def list_(registry: Path = RegistryDirectory) -> None:
                 str(manifest.round),
                 (manifest.privacy.epsilon_released or "not claimed") + marked,
                 manifest.privacy.epsilon_server or "not claimed",
+                "not claimed"
+                if manifest.privacy.examples is None
+                else manifest.privacy.examples.epsilon + marked,
                 ", ".join(f"{name} {float(value):.4g}" for name, value in manifest.evaluation.items()),
                 manifest.created[:10],
             )

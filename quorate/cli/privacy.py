@@ -14,6 +14,7 @@ from quorate.cli.plans import PlanFile, Settings
 from quorate.cli.runs import Database, StateDirectory
 
 if TYPE_CHECKING:
+    from quorate.plan import Training
     from quorate.privacy import Ledger
     from quorate.server.records import Run
     from quorate.server.store import Store
@@ -38,8 +39,11 @@ def spent(
     as_json: bool = AsJson,
 ) -> None:
     """Say what runs have spent, by their ledgers."""
+    from quorate.server.examples import example_spend
+
     found = []
-    for run, book in _ledgers(state, database, run_id):
+    for run, book, store in _ledgers(state, database, run_id):
+        example = example_spend(store, run, _training(run))
         spend = None if book is None else book.spent()
         found.append(
             {
@@ -49,6 +53,9 @@ def spent(
                 "epsilon_server": spend.server if spend is not None and math.isfinite(spend.server) else None,
                 "delta": None if spend is None else spend.delta,
                 "neighbours": None if spend is None else spend.relation,
+                "epsilon_example": None if example is None else example.epsilon,
+                "delta_example": None if example is None else example.delta,
+                "neighbouring_examples": None if example is None else example.relation,
                 "simulated": run.simulated if spend is None else spend.simulated,
             }
         )
@@ -64,7 +71,7 @@ def budget(
 ) -> None:
     """Say what runs may still spend: the released ε, and how many rounds like the last one."""
     found: list[dict[str, Any]] = []
-    for run, book in _ledgers(state, database, run_id):
+    for run, book, _ in _ledgers(state, database, run_id):
         limit = _privacy(run).get("budget")
         if book is None or limit is None:
             found.append({"run": run.id, "budget": None, "spent": None, "left": None, "rounds_left": None})
@@ -231,6 +238,8 @@ def explain(plan: Path = PlanFile, settings: list[str] = Settings) -> None:
         threat_model=getattr(summing, "threat_model", "none"),
         seeded=resolved.fleet.seed is not None,
         buffered=resolved.rounds.buffering is not None,
+        training=resolved.training.dp_sgd,
+        example_event=resolved.training.example_event,
     )
     for heading, sentences in explain(situation):
         typer.secho(heading, bold=True)
@@ -238,11 +247,14 @@ def explain(plan: Path = PlanFile, settings: list[str] = Settings) -> None:
             typer.echo(f"  - {sentence}")
 
 
-def _ledgers(state: Path, database: str | None, run_id: str | None) -> Iterator[tuple[Run, Ledger | None]]:
+def _ledgers(
+    state: Path, database: str | None, run_id: str | None
+) -> Iterator[tuple[Run, Ledger | None, Store]]:
     from quorate.server.store import opened
 
     with opened(state, database) as store:
-        yield from _books(store, run_id)
+        for run, book in _books(store, run_id):
+            yield run, book, store
 
 
 def _books(store: Store, run_id: str | None) -> Iterator[tuple[Run, Ledger | None]]:
@@ -264,6 +276,13 @@ def _privacy(run: Run) -> dict[str, Any]:
     """`[privacy]` of a run's terms, as it was resolved."""
     section: dict[str, Any] = json.loads(run.terms)["privacy"]
     return section
+
+
+def _training(run: Run) -> Training:
+    """`[training]` of a run's terms."""
+    from quorate.plan import Training
+
+    return Training(**json.loads(run.terms)["training"])
 
 
 def _print(found: list[dict[str, Any]], as_json: bool) -> None:

@@ -26,6 +26,8 @@ def as_json(run: FinishedRun) -> dict[str, Any]:
         "epsilon_released": None if epsilon is None else epsilon.released,
         "epsilon_server": epsilon.server if epsilon is not None and math.isfinite(epsilon.server) else None,
         "delta": None if epsilon is None else epsilon.delta,
+        "epsilon_example": None if run.example_epsilon is None else run.example_epsilon.epsilon,
+        "delta_example": None if run.example_epsilon is None else run.example_epsilon.delta,
         "simulated": run.record.simulated,
         "versions": [dict(version) for version in run.versions],
     }
@@ -66,6 +68,17 @@ def rows(run: FinishedRun) -> list[tuple[str, str]]:
                 else "not claimed: what the coordinator sees has no noise",
             ),
             ("neighbours", run.epsilon.relation),
+        ]
+    example = run.example_epsilon
+    if example is not None:
+        seeded = ", simulated: a seed made the noise" if example.simulated else ""
+        lines += [
+            (
+                "ε example",
+                f"{example.epsilon:.3f} at δ {example.delta:.2e} (against everybody else, {example.participations} "
+                f"participations){seeded}",
+            ),
+            ("neighbours", example.relation),
         ]
     for version in run.versions:
         lines.append(

@@ -12,12 +12,14 @@ import logging
 from collections.abc import Callable, Mapping
 
 from quorate import pipeline
+from quorate.clients.adapters.dp_sgd import ABILITY, asks
 from quorate.clients.states import ClientStates
 from quorate.errors import DataError, PlanError, PolicyRefused, ProtocolViolation, TrainingFailed
 from quorate.fleets import Client, Identities
 from quorate.plan import SecAggPlus, Terms
+from quorate.privacy.dp_sgd import PREFIX
 from quorate.randomness import Randomness
-from quorate.rounds import Assignment, Kind, Member
+from quorate.rounds import Assignment, Instruction, Kind, Member
 from quorate.summation import ClientSum, Exposure
 from quorate.task import Task
 from quorate.wire import frames
@@ -120,7 +122,7 @@ class Participation:
 
     def _trained(self, terms: Terms, assignment: Assignment) -> ClientSum:
         broadcast = assignment.broadcast
-        check_rule(self._client, broadcast.instruction.rule)
+        check_training(self._client, broadcast.instruction)
         encoding = pipeline.build(terms, assignment.bounds, broadcast.public)
         work = self._client.fit if assignment.kind is Kind.FIT else self._client.evaluate
         instruction = dataclasses.replace(broadcast.instruction, seed=None)
@@ -163,7 +165,8 @@ def check_terms(terms: Terms, assignment: Assignment) -> None:
     """Refuses an assignment that is not what its terms say; the noise of every member follows from the bounds.
 
     Raises:
-        PolicyRefused: the bounds, the rule or the layout of the parameters differ from the terms'.
+        PolicyRefused: the bounds, the rule, the numbers of DP-SGD or the layout of the parameters differ from the
+            terms'.
     """
     largest = terms.rounds.largest_cohort
     if largest is None or terms.bounds(largest) != assignment.bounds:
@@ -175,6 +178,13 @@ def check_terms(terms: Terms, assignment: Assignment) -> None:
             f"the terms for {strategy.local.name!r}",
             "rule",
         )
+    training = terms.training.settings()
+    told, said = (
+        {name: value for name, value in numbers.items() if name.startswith(PREFIX)}
+        for numbers in (assignment.broadcast.instruction.settings, training)
+    )
+    if told != said:
+        raise PolicyRefused(f"the assignment's numbers of DP-SGD are {told}, the terms' {said}", "dp-sgd")
     layout = strategy.shared(terms.task.resolve().layout)
     if assignment.broadcast.parameters.layout != layout:
         raise PolicyRefused(
@@ -201,14 +211,21 @@ def is_signed(terms: Terms) -> bool:
     return isinstance(summing, SecAggPlus) and summing.signed
 
 
-def check_rule(client: Client, rule: str) -> None:
-    """Refuses a local rule that the client does not implement; it is never ignored.
+def check_training(client: Client, instruction: Instruction) -> None:
+    """Refuses a local rule, or DP-SGD, that the client does not implement; neither is ever ignored.
 
     Raises:
         PolicyRefused: with what the client implements.
     """
-    if rule not in client.rules:
+    if instruction.rule not in client.rules:
         raise PolicyRefused(
-            f"the plan needs the local rule {rule!r}; this client has {', '.join(sorted(client.rules))}",
+            f"the plan needs the local rule {instruction.rule!r}; this client has {', '.join(sorted(client.rules))}",
             "rule",
+        )
+    if asks(instruction) and ABILITY not in client.rules:
+        raise PolicyRefused(
+            "the plan protects single examples (training.dp_sgd), and this client can't clip and noise the gradient of "
+            "each; accepted: clients of the reference models, PyTorch (without buffers that follow no gradient), JAX "
+            "and Keras, or a plan without [training.dp_sgd]",
+            "dp-sgd",
         )

@@ -8,8 +8,9 @@ when it is first used.
 
 from __future__ import annotations
 
-from quorate.privacy.accounting import Epsilons, Spend, default_delta
+from quorate.privacy.accounting import Epsilons, ExampleEpsilon, Spend, default_delta, example_epsilon
 from quorate.privacy.calibration import calibrate, forecast, forecast_server, most_participations
+from quorate.privacy.dp_sgd import DpSgd, ExampleEvent
 from quorate.privacy.events import (
     CentralDiscreteGaussianEvent,
     CentralDiscreteLaplaceEvent,
@@ -45,8 +46,11 @@ __all__ = [
     "DistributedSkellam",
     "DistributedSkellamEvent",
     "DpFtrl",
+    "DpSgd",
     "Epsilons",
     "Event",
+    "ExampleEpsilon",
+    "ExampleEvent",
     "ExternalEvent",
     "LaplaceVector",
     "Ledger",
@@ -60,6 +64,7 @@ __all__ = [
     "TruncatedPoissonSampledEvent",
     "calibrate",
     "default_delta",
+    "example_epsilon",
     "forecast",
     "forecast_server",
     "most_participations",

@@ -24,15 +24,18 @@ import numpy as np
 
 from quorate.errors import MissingExtra
 from quorate.privacy import losses
-from quorate.privacy.curves import ORDERS, released_curve, server_curve
+from quorate.privacy.curves import ORDERS, example_curve, released_curve, server_curve
+from quorate.privacy.dp_sgd import EXAMPLE_RELATION, ExampleEvent
 from quorate.privacy.events import CentralDiscreteLaplaceEvent, Event, TruncatedPoissonSampledEvent
 from quorate.rounds import Member
 
 __all__ = [
     "RELATION",
     "Epsilons",
+    "ExampleEpsilon",
     "Spend",
     "default_delta",
+    "example_epsilon",
     "released_epsilon",
     "server_epsilon",
     "to_epsilon",
@@ -59,6 +62,27 @@ class Epsilons:
     server: float
     delta: float
     relation: str = RELATION
+    simulated: bool = False
+
+
+@dataclass(frozen=True)
+class ExampleEpsilon:
+    """What a run has spent of one example's privacy, where clients train by DP-SGD.
+
+    It is another unit than that of `Epsilons`, and holds against everybody but the client itself.
+
+    Args:
+        epsilon: for any example of the client that took part most often.
+        delta: of it.
+        participations: how often that client took part.
+        relation: which data are neighbours.
+        simulated: whether it was drawn from a seed, so that it protects nobody.
+    """
+
+    epsilon: float
+    delta: float
+    participations: int
+    relation: str = EXAMPLE_RELATION
     simulated: bool = False
 
 
@@ -101,6 +125,18 @@ def server_epsilon(participations: Mapping[Event, int], delta: float) -> float:
         MissingExtra: dp-accounting is not installed.
     """
     return _server(frozenset(participations.items()), delta)
+
+
+def example_epsilon(event: ExampleEvent, participations: int, delta: float) -> float:
+    """ε at δ of a client's participations under DP-SGD, for one of its examples, against everybody else.
+
+    Raises:
+        MissingExtra: dp-accounting is not installed.
+    """
+    if not participations:
+        return 0.0
+    by_moments = to_epsilon(participations * example_curve(event), delta)
+    return min(by_moments, losses.example_epsilon([(event, participations)], delta))
 
 
 @lru_cache(maxsize=4096)

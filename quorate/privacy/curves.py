@@ -78,6 +78,7 @@ from functools import lru_cache
 import numpy as np
 
 from quorate.privacy import external
+from quorate.privacy.dp_sgd import ExampleEvent
 from quorate.privacy.events import (
     CentralDiscreteLaplaceEvent,
     DistributedSkellamEvent,
@@ -93,6 +94,7 @@ __all__ = [
     "closeness",
     "counted_shares",
     "edge_probability",
+    "example_curve",
     "released_curve",
     "sampled_curve",
     "server_curve",
@@ -221,6 +223,23 @@ def sampled_curve(event: TruncatedPoissonSampledEvent, orders: tuple[float, ...]
         distance = closeness(inner, inner.released_shares)
         moments = np.minimum(moments, sampled + (2 * np.array(orders) - 1) * distance)
     curve: np.ndarray = moments / (np.array(orders) - 1)
+    return curve
+
+
+@lru_cache(maxsize=256)
+def example_curve(event: ExampleEvent) -> np.ndarray:
+    """D_α, at `ORDERS`, of one participation under DP-SGD, for one example, against everybody but its device.
+
+    Each step is one discrete Gaussian, so that there is no τ; the draw of the other examples has no edges.
+    """
+    alpha, q = np.array(ORDERS), event.sampling_rate
+    moments = alpha * (alpha - 1) / 2 / event.noise_multiplier**2
+    if q < 1:
+        whole = _INTEGERS * (_INTEGERS - 1) / 2 / event.noise_multiplier**2
+        expansion = _binomial_log_moments(q, whole)
+        moments = np.minimum(moments, np.interp(alpha, _INTEGERS[1:], expansion[1:]))
+    curve: np.ndarray = event.steps * moments / (alpha - 1)
+    curve.setflags(write=False)
     return curve
 
 

@@ -18,10 +18,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from quorate.privacy import losses
-from quorate.privacy.curves import ORDERS, server_curve
+from quorate.privacy.curves import ORDERS, example_curve, server_curve
+from quorate.privacy.dp_sgd import ExampleEvent
 from quorate.privacy.events import Event
 
-__all__ = ["device_epsilon"]
+__all__ = ["device_epsilon", "device_example_epsilon"]
 
 
 def device_epsilon(participations: Mapping[Event, int], delta: float) -> float:
@@ -39,6 +40,30 @@ def device_epsilon(participations: Mapping[Event, int], delta: float) -> float:
     if not np.isfinite(curve).any():
         return math.inf
     return min(_converted(curve, delta), losses.server_epsilon(participations.items(), delta))
+
+
+def device_example_epsilon(trainings: Mapping[ExampleEvent | None, int], delta: float) -> float:
+    """ε at δ of one device's trainings for one of its examples, against everybody else.
+
+    Sampling amplifies, since it is the device itself that draws the examples, and nobody learns which.
+
+    Args:
+        trainings: events, each with how often the device took part; None is a training that protected no example, after
+            which ε is infinite.
+        delta: in (0, 1).
+    """
+    counted = {event: count for event, count in trainings.items() if count > 0}
+    if None in counted:
+        return math.inf
+    known = [(event, count) for event, count in counted.items() if event is not None]
+    if not known:
+        return 0.0
+    curve = np.zeros(len(ORDERS))
+    for event, count in known:
+        curve += count * example_curve(event)
+    # Without sampling the exact Gaussian curve needs no SciPy.
+    unsampled = all(event.sampling_rate == 1 for event, _ in known)
+    return min(_converted(curve, delta), losses.example_epsilon(known, delta) if unsampled else math.inf)
 
 
 def _converted(curve: np.ndarray, delta: float) -> float:

@@ -9,8 +9,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from quorate.privacy.accounting import RELATION
+from quorate.privacy.accounting import RELATION, example_epsilon
 from quorate.privacy.calibration import forecast, forecast_server, most_participations
+from quorate.privacy.dp_sgd import EXAMPLE_RELATION, DpSgd, ExampleEvent
 from quorate.privacy.events import (
     CentralDiscreteLaplaceEvent,
     Event,
@@ -44,6 +45,8 @@ class Situation:
         threat_model: of the sum.
         seeded: whether a seed makes the randomness.
         buffered: whether a cohort is who is done first, so that quick members come more often than others.
+        training: how clients train by DP-SGD; None: single examples are not protected.
+        example_event: what one participation costs an example.
     """
 
     event: Event | None
@@ -62,12 +65,15 @@ class Situation:
     threat_model: str
     seeded: bool
     buffered: bool
+    training: DpSgd | None = None
+    example_event: ExampleEvent | None = None
 
 
 def explain(situation: Situation) -> list[tuple[str, list[str]]]:
     """Headings, each with its sentences."""
     return [
         ("What is protected", list(_protected(situation))),
+        ("What is protected of single examples", list(_examples(situation))),
         ("Against whom", list(_against(situation))),
         ("What the coordinator still learns", list(_learned(situation))),
         ("What is not protected", list(_open(situation))),
@@ -109,6 +115,31 @@ def _protected(at: Situation) -> Iterator[str]:
         yield "A SEED MAKES ALL NOISE: whoever knows it can take the noise away. This protects nobody."
 
 
+def _examples(at: Situation) -> Iterator[str]:
+    if at.training is None or at.example_event is None:
+        yield "Nothing is claimed for single examples of a member: the plan has no [training.dp_sgd]."
+        return
+    event, delta = at.example_event, at.training.delta
+    yield (
+        f"Each example of a member: training with it and training in which it counts as zero can hardly be told apart "
+        f"({EXAMPLE_RELATION}). In each of {event.steps} steps every example is drawn with probability "
+        f"{event.sampling_rate:g}, its gradient counts for a length (L2) of {at.training.clip_norm:g} at most, and the "
+        "member adds noise to their sum, exact on the integers, before anything leaves it."
+    )
+    most = _most(at)
+    yield (
+        f"Against everybody but the member itself, the coordinator included: ε "
+        f"{example_epsilon(event, 1, delta):.3g} for one participation, {example_epsilon(event, most, delta):.3g} for "
+        f"{most}, {'' if at.buffered else 'about '}the most of any member in {at.rounds} rounds, at δ {delta:.3g}."
+    )
+    yield (
+        "Not covered: how many examples a member has, what many of its examples have in common, and members whose "
+        "software does something else."
+    )
+    if at.seeded:
+        yield "A SEED MAKES THIS NOISE, TOO: it protects nobody."
+
+
 def _against(at: Situation) -> Iterator[str]:
     if at.event is None or at.delta is None:
         yield "Nobody. " + _sum_hides(at)
@@ -126,10 +157,12 @@ def _against(at: Situation) -> Iterator[str]:
     inner = at.event.event if isinstance(at.event, TruncatedPoissonSampledEvent) else at.event
     if isinstance(inner, CentralDiscreteLaplaceEvent):
         yield f"One participation is worth {inner.epsilon:.3g} at δ 0 to them: with Laplace noise no δ is needed."
-    most, of = at.participations, "a member that is done as often as can be,"
-    if not at.buffered:
-        most = most_participations(at.rounds, at.cohort / at.population, at.population)
-        of = "the member that is drawn most often, about"
+    most = _most(at)
+    of = (
+        "a member that is done as often as can be,"
+        if at.buffered
+        else "the member that is drawn most often, about"
+    )
     server = forecast_server(at.event, most, at.delta)
     if math.isinf(server):
         seen = "single updates" if at.protocol == "none" else "sums"
@@ -201,6 +234,15 @@ def _withdrawal(at: Situation) -> Iterator[str]:
             "What they keep is bounded: by the ε above against those who see the models, and against the coordinator "
             f"by what its own participations cost: {one:.3g} for one."
         )
+
+
+def _most(at: Situation) -> int:
+    """How often the most frequent member takes part; of quick members nothing is known but what can be at most."""
+    return (
+        at.participations
+        if at.buffered
+        else most_participations(at.rounds, at.cohort / at.population, at.population)
+    )
 
 
 def _clients_add_noise(event: Event | None) -> bool:

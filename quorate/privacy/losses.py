@@ -51,6 +51,7 @@ import numpy as np
 
 from quorate.errors import MissingExtra
 from quorate.privacy.curves import closeness, edge_probability
+from quorate.privacy.dp_sgd import MOST_COORDINATES, SMALLEST_DEVIATION, ExampleEvent
 from quorate.privacy.events import (
     CentralDiscreteLaplaceEvent,
     DistributedSkellamEvent,
@@ -61,7 +62,7 @@ from quorate.privacy.events import (
 )
 from quorate.privacy.external import gaussian_mean
 
-__all__ = ["gaussian_delta", "gaussian_epsilon", "released_epsilon", "server_epsilon"]
+__all__ = ["example_epsilon", "gaussian_delta", "gaussian_epsilon", "released_epsilon", "server_epsilon"]
 
 _ROUNDING_VARIANCE = 4.0
 """r²; 3η = 6·exp(-8π²)·(1 + …) is below 1e-33."""
@@ -123,6 +124,37 @@ def server_epsilon(rounds: Iterable[tuple[Event, int]], delta: float) -> float:
         square += count * mean**2
         close += count * distance
     return _widened(lambda d: gaussian_epsilon(math.sqrt(square), d), delta, close)
+
+
+def example_epsilon(trainings: Iterable[tuple[ExampleEvent, int]], delta: float) -> float:
+    """ε at δ of one client's trainings for one of its examples; infinite where it can't be told so.
+
+    Args:
+        trainings: events, each with how often the client took part.
+        delta: δ.
+
+    Raises:
+        MissingExtra: SciPy is not installed.
+    """
+    plain, close, counts = 0.0, 0.0, dict[tuple[float, float], int]()
+    for event, count in trainings:
+        # σ = zΔ, so that Δ²/(σ² - r²) = 1 / (z² (1 - r²/σ²)).
+        mean = 1 / (event.noise_multiplier * math.sqrt(1 - _ROUNDING_VARIANCE / SMALLEST_DEVIATION**2))
+        steps = count * event.steps
+        close += steps * MOST_COORDINATES * _ROUNDING_CLOSENESS
+        if event.sampling_rate == 1:
+            plain += steps * mean**2
+        else:
+            kind = mean, event.sampling_rate
+            counts[kind] = counts.get(kind, 0) + steps
+    if not counts:
+        return _widened(lambda d: gaussian_epsilon(math.sqrt(plain), d), delta, close)
+    parts = [(mean, q, 0.0, count) for (mean, q), count in counts.items()]
+    if plain > 0:
+        parts.append((math.sqrt(plain), 1.0, 0.0, 1))
+    if max(mean for mean, *_ in parts) > _LARGEST_MEAN:
+        return math.inf
+    return _widened(lambda d: _composed_epsilon(tuple(sorted(parts)), d), delta, close)
 
 
 def _as_gaussian(event: NoisySum, shares: int) -> tuple[float, float]:

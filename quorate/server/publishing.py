@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from quorate.artifacts.manifest import Cohort, Privacy
+from quorate.artifacts.manifest import Cohort, ExamplePrivacy, Privacy
 from quorate.artifacts.programs import Program, dense_network, from_graph
 from quorate.engine import RunState
 from quorate.plan import Plan, Publish, SecAggPlus
-from quorate.privacy import Epsilons
+from quorate.privacy import Epsilons, ExampleEpsilon
 from quorate.server.coordinator import RoundReport
+from quorate.server.examples import example_spend
 from quorate.server.faults import Point, passing
 from quorate.server.records import Run
 from quorate.server.registry import Provenance, Registry, Version
@@ -35,6 +36,7 @@ def publish(
     state: RunState,
     metrics: Mapping[str, float],
     epsilons: Epsilons | None,
+    examples: ExampleEpsilon | None,
 ) -> Version:
     """Publishes a committed state as the next version; a state that is published already gives its version again.
 
@@ -47,6 +49,7 @@ def publish(
         state: after that round.
         metrics: of the state.
         epsilons: spent until then.
+        examples: spent until then of one example, where clients train by DP-SGD.
 
     Raises:
         RegistryError: the registry can't be written.
@@ -64,6 +67,11 @@ def publish(
         delta=None if epsilons is None else f"{epsilons.delta:.6g}",
         simulated=run.simulated,
         summation=summation,
+        examples=None
+        if examples is None
+        else ExamplePrivacy(
+            neighbours=examples.relation, epsilon=f"{examples.epsilon:.6g}", delta=f"{examples.delta:.6g}"
+        ),
     )
     provenance = Provenance(
         run=run.id,
@@ -149,7 +157,8 @@ class PublishWhenDue:
             or (target.every and state.version % target.every == 0)
         ):
             with passing(Point.PUBLISH):
+                examples = example_spend(self.store, self.run, self.plan.training, until=round)
                 version = publish(
-                    target, self.plan, self.run, self.population, round, state, metrics, epsilons
+                    target, self.plan, self.run, self.population, round, state, metrics, epsilons, examples
                 )
             self.store.record_version(self.run.id, round, target.registry, target.model, version.number)

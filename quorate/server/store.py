@@ -260,6 +260,25 @@ class Store:
         with self._database.reading() as connection:
             return set(connection.execute(query).scalars())
 
+    def most_participations(self, run: str, until: int) -> int:
+        """In how many rounds up to the given one the member was drawn that was drawn most often.
+
+        Counted are the rounds of which something computed from clients' data can have been released.
+        """
+        counts = (
+            sa.select(sa.func.count().label("count"))
+            .select_from(sa.join(PARTICIPATIONS, ROUNDS))
+            .where(
+                PARTICIPATIONS.c.run == run,
+                ROUNDS.c.number <= until,
+                sa.or_(ROUNDS.c.revealing, ROUNDS.c.status == Outcome.COMMITTED.value),
+            )
+            .group_by(PARTICIPATIONS.c.member)
+            .subquery()
+        )
+        with self._database.reading() as connection:
+            return int(connection.scalar(sa.select(sa.func.max(counts.c.count))) or 0)
+
     def outcomes(self, run: str, number: int) -> dict[Member, Outcome]:
         """How a round ended for each member of its cohort; empty while it is open, or if nobody was asked.
 

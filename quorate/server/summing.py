@@ -137,7 +137,7 @@ class SummingEngine:
         seed = self._plan.fleet.seed
         instruction = Instruction(
             rule=local.name,
-            settings={**training.model_dump(), **local.settings},
+            settings={**training.settings(), **local.settings},
             extras=self._strategy.server.extras(server),
             seed=None if seed is None else int(generator(seed, "training", number).integers(2**62)),
         )

@@ -54,6 +54,17 @@ def changed(path: str, value: object) -> bytes:
     return canonical(fields)
 
 
+def test_a_manifest_says_what_single_examples_cost_where_it_is_claimed() -> None:
+    examples = {"neighbours": "one example", "epsilon": "3.1", "delta": "1e-05"}
+    data = changed("privacy.examples", examples)
+    read = Manifest.from_bytes(data)
+    assert read.to_bytes() == data
+    assert read.privacy.examples is not None
+    assert read.privacy.examples.epsilon == "3.1"
+    with pytest.raises(DataError, match="canonical"):
+        Manifest.from_bytes(changed("privacy.examples", None))
+
+
 def test_a_manifest_is_read_from_its_canonical_bytes_and_written_to_the_same() -> None:
     manifest = Manifest.from_bytes(canonical(FIELDS))
     assert manifest.to_bytes() == canonical(FIELDS)

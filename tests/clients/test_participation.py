@@ -390,3 +390,32 @@ def test_after_a_violation_a_secure_sum_is_over(states):
 def test_a_sum_in_a_ring_without_privacy_is_taken_part_in_as_well(states):
     made = resolved(privacy=CLIPPED)
     assert isinstance(answer(member(states, made), assignment_of(made)), frames.SumMessage)
+
+
+def test_a_coordinator_that_leaves_out_or_weakens_what_the_terms_say_of_examples_is_declined(states):
+    section = {"clip_norm": 1.0, "noise_multiplier": 1.0, "sampling_rate": 0.1}
+    made = resolved(training={"dp_sgd": section})
+    good = assignment_of(made)
+    whole = dict(made.training.settings())
+    able = Learner(made.task.resolve().layout)
+    able.rules = frozenset({"sgd", "dp-sgd"})
+    for settings in (
+        {"learning_rate": 0.1},
+        {**whole, "dp_sgd.noise_multiplier": 0.01},
+        {**whole, "dp_sgd.steps": 11.0},
+        {name: value for name, value in whole.items() if name != "dp_sgd.clip_norm"},
+    ):
+        instruction = dataclasses.replace(good.broadcast.instruction, settings=settings)
+        told = dataclasses.replace(
+            good, broadcast=dataclasses.replace(good.broadcast, instruction=instruction)
+        )
+        said = answer(member(states, made, client=able), told)
+        assert isinstance(said, frames.Decline)
+        assert said.code == "dp-sgd"
+    assert able.instructions == []
+    instruction = dataclasses.replace(good.broadcast.instruction, settings=whole)
+    told = dataclasses.replace(good, broadcast=dataclasses.replace(good.broadcast, instruction=instruction))
+    assert isinstance(answer(member(states, made, client=able), told), frames.SumMessage)
+    said = answer(member(states, made), told)  # a client that knows the rule, and nothing of DP-SGD
+    assert isinstance(said, frames.Decline)
+    assert said.code == "dp-sgd"

@@ -7,8 +7,10 @@ from quorate.privacy import (
     CentralLaplace,
     DistributedGaussian,
     DistributedSkellam,
+    DpSgd,
     LocalGaussian,
     TruncatedPoissonSampledEvent,
+    example_epsilon,
     forecast,
     forecast_server,
     most_participations,
@@ -55,6 +57,17 @@ def test_where_quick_members_come_more_often_the_quickest_is_reckoned_with() -> 
         f"server ε {forecast_server(SUM, 30, 300**-1.1):.3g} for a member that is done as often as can be"
         in said
     )
+
+
+def test_the_epsilon_for_an_example_is_said_with_its_own_neighbours_and_against_whom() -> None:
+    section = DpSgd(clip_norm=1.0, noise_multiplier=1.0, sampling_rate=0.1)
+    event = section.event(1)
+    said = text(replace(SITUATION, training=section, example_event=event))
+    assert "zero-out of one example of one client" in said
+    assert f"ε {example_epsilon(event, 1, 1e-5):.3g} for one participation" in said
+    assert f"{example_epsilon(event, 17, 1e-5):.3g} for 17, about the most of any member in 30 rounds" in said
+    assert "the coordinator included" in said
+    assert "Nothing is claimed for single examples" in text(SITUATION)
 
 
 def test_without_a_mechanism_nothing_is_claimed() -> None:

@@ -56,7 +56,7 @@ class One:
     def assignment(self, number=1, members=None, **instruction) -> Assignment:
         strategy, task = self.plan.strategy.resolve(), self.plan.task.resolve()
         extras = strategy.server.extras(strategy.server.init(task.layout))
-        settings = {**self.plan.training.model_dump(), **strategy.local.settings}
+        settings = {**self.plan.training.settings(), **strategy.local.settings}
         told = Instruction(
             **{"rule": strategy.local.name, "settings": settings, "extras": extras, "seed": 3, **instruction}
         )

@@ -14,9 +14,21 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
+from quorate.clients.adapters.dp_sgd import factors
 from quorate.errors import DataError
 
-__all__ = ["Head", "Network", "Softmax", "Squared", "Views", "Workspace", "backward", "descend", "forward"]
+__all__ = [
+    "Head",
+    "Network",
+    "Softmax",
+    "Squared",
+    "Views",
+    "Workspace",
+    "backward",
+    "clipped",
+    "descend",
+    "forward",
+]
 
 _TILE = 40_000  # values of a gradient that are made at once: 160 KB
 _TINY = float(np.finfo(np.float32).tiny)
@@ -227,6 +239,41 @@ def backward(
             np.matmul(error, views.weights[i].swapaxes(1, 2), out=before)
             before *= values[i] > 0
             error = before
+
+
+def clipped(
+    views: Views, values: list[np.ndarray], error: np.ndarray, clip_norm: float, workspace: Workspace
+) -> np.ndarray:
+    """Σ g·min(1, C/‖g‖₂) over the gradients g of one client's examples, float64, flat; see `dp_sgd.clipped_sum`.
+
+    A dense layer's gradient of one example is the outer product of its inputs and its error, so that its norm is the
+    product of theirs, and no example's gradient is ever made (Goodfellow 2015, arXiv 1510.01799).
+
+    Args:
+        views: of the parameters; one client.
+        values: from `forward`.
+        error: the gradient of each example's loss with respect to the last layer's outputs, (1, batch, outputs).
+        clip_norm: C.
+        workspace: holds what is in between.
+    """
+    squares: np.ndarray = np.zeros(error.shape[1])
+    pairs = []
+    for i in range(len(views.weights) - 1, -1, -1):
+        inputs, outer = values[i][0].astype(np.float64), error[0].astype(np.float64)
+        pairs.append((inputs, outer))
+        squares += (np.square(inputs).sum(axis=1) + 1) * np.square(outer).sum(axis=1)
+        if i:
+            before = workspace.array(f"error {i}", *values[i].shape)
+            np.matmul(error, views.weights[i].swapaxes(1, 2), out=before)
+            before *= values[i] > 0
+            error = before
+    scales = factors(squares, clip_norm)
+    kept = scales > 0
+    parts: list[np.ndarray] = []
+    for inputs, outer in reversed(pairs):
+        scaled = outer[kept] * scales[kept, None]
+        parts += [(inputs[kept].T @ scaled).ravel(), scaled.sum(axis=0)]
+    return np.concatenate(parts)
 
 
 def descend(

@@ -27,7 +27,14 @@ from typing import Any
 import numpy as np
 
 from quorate.clients.adapters.batches import Batches, batches
-from quorate.clients.adapters.local_training import Schedule, TrainingNumbers, stack_states, with_rate
+from quorate.clients.adapters.dp_sgd import ABILITY, asks, clipped_sum
+from quorate.clients.adapters.local_training import (
+    Schedule,
+    TrainingNumbers,
+    fit_one,
+    stack_states,
+    with_rate,
+)
 from quorate.errors import DataError, MissingExtra, PlanError
 from quorate.fleets import Client
 from quorate.parameters import Layout, Parameters
@@ -229,8 +236,15 @@ class JaxModel:
             xla.jit(_block, static_argnums=(0, 1, 2, 3)), self.loss, tuple(self.measures.values())
         )
 
+    @cached_property
+    def each_gradient(self) -> Any:
+        """The loss's gradients of a batch's examples, each as a batch of one."""
+        of_one = xla.grad(lambda tree, x, y: self.loss(tree, x[None], y[None]))
+        return xla.jit(xla.vmap(of_one, in_axes=(None, 0, 0)))
+
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_sums", "_steps")}
+        compiled = ("_sums", "_steps", "each_gradient")
+        return {name: value for name, value in self.__dict__.items() if name not in compiled}
 
 
 class JaxClient:
@@ -242,11 +256,20 @@ class JaxClient:
     """
 
     def __init__(self, model: JaxModel, data: Batches):
-        self.rules = frozenset(local_rules.names())
+        self.rules = frozenset({*local_rules.names(), ABILITY})
         self._model, self._data = model, data
 
     def fit(self, parameters: Parameters, instruction: Instruction, state: State) -> tuple[Update, State]:
-        """Trains, as a block of one client."""
+        """Trains, as a block of one client; by DP-SGD if the instruction asks for it."""
+        if asks(instruction):
+            start, told = (
+                self._model.layout.flatten(parameters),
+                with_rate(instruction, self._model.learning_rate),
+            )
+            done = fit_one(
+                _ExampleTrainer(self._model, start, self._data), start, len(self._data), told, state
+            )
+            return Update(done.vectors, len(self._data), {}), done.state
         updates, states = self._model.fit_many(parameters, [self._data], [instruction], [state])
         vectors = {name: vector[0] for name, vector in updates.vectors.items()}
         metrics = {name: float(values[0]) for name, values in updates.metrics.items()}
@@ -255,6 +278,31 @@ class JaxClient:
     def evaluate(self, parameters: Parameters, instruction: Instruction, state: State) -> Update:
         """The model's metrics on the client's data."""
         return Update({}, len(self._data), self._model.evaluate(parameters, self._data))
+
+
+class _ExampleTrainer:
+    """A `PrivateTrainer` on NumPy's flat vectors; JAX computes the gradients."""
+
+    def __init__(self, model: JaxModel, start: np.ndarray, data: Batches):
+        self._model, self._data = model, data
+        self.weights = start.copy()
+
+    def array(self, values: np.ndarray) -> np.ndarray:
+        return values
+
+    def numpy(self, array: Any) -> np.ndarray:
+        return np.array(array, np.float32)
+
+    def values(self) -> np.ndarray:
+        return self.weights
+
+    def clipped_sum(self, rows: np.ndarray, clip_norm: float) -> np.ndarray:
+        model, width = self._model, _power_of_two(len(rows))  # so that few shapes are compiled
+        x, y = self._data.take(np.concatenate([rows, np.full(width - len(rows), rows[0])]))
+        tree = model.pytree(model.layout.unflatten(self.weights))
+        leaves = xla.tree.leaves(model.each_gradient(tree, x, y))
+        flat = np.concatenate([np.asarray(leaf).reshape(width, -1) for leaf in leaves], axis=1)
+        return clipped_sum(flat[: len(rows)], clip_norm)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,29 +4,41 @@ An adapter brings a `Trainer`, which knows the gradient of a batch and nothing e
 local rule on flat vectors. A client with the same seed sees the same examples in the same order in every framework.
 
 An instruction's settings: `learning_rate`, `epochs` (passes over the client's data), `batch_size` (examples a
-step; the last of an epoch may be smaller), and those of the local rule.
+step; the last of an epoch may be smaller), and those of the local rule. With those of DP-SGD the gradients come from
+`dp_sgd`, and no metrics: they would tell of examples.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from quorate.clients.adapters.dp_sgd import ExampleNumbers, ExampleTrainer, asks, noisy_gradients, plain
 from quorate.errors import DataError
 from quorate.rounds import Instruction, State
 from quorate.strategies import local_rules
 from quorate.strategies.contract import LocalRule
 
-__all__ = ["Schedule", "Trained", "Trainer", "TrainingNumbers", "fit_one", "stack_states", "with_rate"]
+__all__ = [
+    "PrivateTrainer",
+    "Schedule",
+    "Trained",
+    "Trainer",
+    "TrainingNumbers",
+    "Weights",
+    "fit_one",
+    "stack_states",
+    "with_rate",
+]
 
 
-class Trainer(Protocol):
-    """A framework's side of training one client. Its arrays are of any kind that has the arithmetic operators.
+class Weights(Protocol):
+    """What a client trains, in a framework. Its arrays are of any kind that has the arithmetic operators.
 
     The flat vector has the trained parameters first; behind them may stand values that training changes but no gradient
     does, such as the statistics of a normalisation.
@@ -39,14 +51,6 @@ class Trainer(Protocol):
         """Values as an array of the framework's own; they are not changed afterwards."""
         ...
 
-    def gradient(self, rows: np.ndarray) -> tuple[Any, Sequence[Any]]:
-        """The gradient of the mean loss over some rows, shape (trained,), which may be overwritten; and the metrics.
-
-        Args:
-            rows: of the client's data, int64, shape (batch,).
-        """
-        ...
-
     def values(self) -> Any:
         """The whole flat vector after training, shape (n,)."""
         ...
@@ -56,6 +60,22 @@ class Trainer(Protocol):
         ...
 
 
+class Trainer(Weights, Protocol):
+    """A framework's side of training one client."""
+
+    def gradient(self, rows: np.ndarray) -> tuple[Any, Sequence[Any]]:
+        """The gradient of the mean loss over some rows, shape (trained,), which may be overwritten; and the metrics.
+
+        Args:
+            rows: of the client's data, int64, shape (batch,).
+        """
+        ...
+
+
+class PrivateTrainer(Weights, ExampleTrainer, Protocol):
+    """A framework's side of training one client by DP-SGD."""
+
+
 @dataclass(frozen=True)
 class Trained:
     """What came of a client's training.
@@ -63,33 +83,42 @@ class Trained:
     Args:
         vectors: of the update, by name, float32.
         state: of the rule.
-        metrics: averages over the examples as they were met, in the trainer's order.
+        metrics: averages over the examples as they were met, in the trainer's order; none with DP-SGD.
     """
 
     vectors: dict[str, np.ndarray]
     state: dict[str, np.ndarray]
     metrics: tuple[float, ...]
 
+    def named(self, metrics: Sequence[str]) -> dict[str, float]:
+        """The metrics by name, if there are any."""
+        return dict(zip(metrics, self.metrics, strict=True)) if self.metrics else {}
+
 
 def fit_one(
-    trainer: Trainer, start: np.ndarray, examples: int, instruction: Instruction, state: State
+    trainer: Trainer | PrivateTrainer,
+    start: np.ndarray,
+    examples: int,
+    instruction: Instruction,
+    state: State,
 ) -> Trained:
     """Takes one client's steps of SGD under the instruction's local rule.
 
     Args:
-        trainer: its weights are those of `start` already.
+        trainer: its weights are those of `start` already; a `PrivateTrainer` where the instruction asks for DP-SGD.
         start: the flat parameters, float32, shape (n,).
         examples: how many the client has, at least one.
         instruction: what to do.
         state: the rule's; empty for a client that never took part.
 
     Raises:
-        DataError: the instruction lacks a number, or the state does not fit.
+        DataError: the instruction lacks a number, or asks for DP-SGD of another trainer, or the state does not fit.
         PlanError: there is no such local rule.
     """
     if not examples:
         raise DataError("training needs at least one example")
-    training = TrainingNumbers.of([instruction])
+    private = ExampleNumbers.of(instruction)
+    training = TrainingNumbers.of([plain(instruction)])
     rule = local_rules.by_name(instruction.rule, instruction.settings)
     kept = {name: trainer.array(value[0]) for name, value in stack_states([state], rule, len(start)).items()}
     extras = {name: trainer.array(np.asarray(v, np.float32)) for name, v in instruction.extras.items()}
@@ -97,21 +126,62 @@ def fit_one(
     context = rule.begin(begun, extras, kept)
     trained = len(trainer.weights)
     here = {name: value[:trained] for name, value in context.items()}
-    schedule = Schedule.of(np.array([examples]), training, [instruction.seed])
-    counts = schedule.counts[:, 0]
-    measured = []
-    for rows, count in zip(schedule.rows[:, 0], counts.tolist(), strict=True):
-        gradient, metrics = trainer.gradient(rows[:count])
+    seen = _Seen([], [])
+    if private is None:
+        gradients = _gradients(trainer, Schedule.of(np.array([examples]), training, [instruction.seed]), seen)
+    else:
+        gradients = _private(trainer, examples, trained, private, training.batch_size, instruction.seed)
+    steps = 0
+    for gradient in gradients:
         step = rule.gradient(gradient, trainer.weights, here)
         step *= training.learning_rate
         trainer.weights -= step
-        measured.append([float(value) for value in metrics])
-    vectors, new = rule.finish(begun, trainer.values(), len(counts), training.learning_rate, context)
+        steps += 1
+    vectors, new = rule.finish(begun, trainer.values(), steps, training.learning_rate, context)
     return Trained(
         vectors={name: trainer.numpy(value) for name, value in vectors.items()},
         state={name: trainer.numpy(value) for name, value in new.items()},
-        metrics=tuple((counts @ np.array(measured) / counts.sum()).tolist()),
+        metrics=seen.means(),
     )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What was measured in each step, and over how many examples."""
+
+    metrics: list[list[float]]
+    counts: list[int]
+
+    def means(self) -> tuple[float, ...]:
+        if not self.counts:
+            return ()
+        return tuple((np.array(self.counts) @ np.array(self.metrics) / sum(self.counts)).tolist())
+
+
+def _gradients(trainer: Any, schedule: Schedule, seen: _Seen) -> Iterator[Any]:
+    """The gradient of each step, at the weights of the moment."""
+    for rows, count in zip(schedule.rows[:, 0], schedule.counts[:, 0].tolist(), strict=True):
+        gradient, metrics = trainer.gradient(rows[:count])
+        seen.metrics.append([float(value) for value in metrics])
+        seen.counts.append(count)
+        yield gradient
+
+
+def _private(
+    trainer: Any, examples: int, dimension: int, numbers: ExampleNumbers, block: int, seed: int | None
+) -> Iterator[Any]:
+    """The noisy gradient of each step, as an array of the trainer's.
+
+    Raises:
+        DataError: the trainer has no gradients of single examples.
+    """
+    if not hasattr(trainer, "clipped_sum"):
+        raise DataError(
+            "training.dp_sgd needs the gradient of every single example, and this client has none; accepted: clients "
+            "of the reference models, PyTorch, JAX and Keras"
+        )
+    for gradient in noisy_gradients(trainer, examples, dimension, numbers, block, seed):
+        yield trainer.array(gradient)
 
 
 def with_rate(instruction: Instruction, learning_rate: float | None) -> Instruction:
@@ -141,9 +211,15 @@ class TrainingNumbers:
         """The numbers that all of the instructions have.
 
         Raises:
-            DataError: a number is missing or makes no sense, or the instructions differ in more than the seed.
+            DataError: a number is missing or makes no sense, the instructions differ in more than the seed, or they ask
+                for DP-SGD.
         """
         first = instructions[0]
+        if asks(first):
+            raise DataError(
+                "training.dp_sgd clips the gradient of every example, which is not done here; accepted: clients that "
+                "are trained one at a time, of the reference models, PyTorch, JAX and Keras"
+            )
         if any(i.rule != first.rule or i.settings != first.settings for i in instructions[1:]):
             raise DataError("clients that train together need the same local rule and settings")
         values = {}

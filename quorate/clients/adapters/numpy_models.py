@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from quorate.clients.adapters.dense import Network, Softmax, Squared, Views, Workspace, backward, forward
+from quorate.clients.adapters.dp_sgd import ABILITY, asks
 from quorate.clients.adapters.examples import Examples
-from quorate.clients.adapters.numpy_training import fit_many
+from quorate.clients.adapters.numpy_training import fit_many, fit_private
 from quorate.errors import DataError, PlanError
 from quorate.fleets import Client
 from quorate.parameters import Layout, Parameters
@@ -232,12 +233,15 @@ class NumpyClient:
 
     def __init__(self, model: DenseModel, data: Examples):
         model.check(data)
-        self.rules = frozenset(local_rules.names())
+        self.rules = frozenset({*local_rules.names(), ABILITY})
         self._model, self._data = model, data
 
     def fit(self, parameters: Parameters, instruction: Instruction, state: State) -> tuple[Update, State]:
         """Trains as the instruction says, see `numpy_training`."""
         start = self._model.layout.flatten(parameters)
+        if asks(instruction):
+            done = fit_private(self._model.network, start, self._data, instruction, state)
+            return Update(done.vectors, len(self._data), {}), done.state
         updates, states = fit_many(self._model.network, start, [self._data], [instruction], [state])
         vectors = {name: vector[0] for name, vector in updates.vectors.items()}
         metrics = {name: float(values[0]) for name, values in updates.metrics.items()}

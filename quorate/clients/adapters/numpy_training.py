@@ -17,16 +17,16 @@ from typing import Protocol
 
 import numpy as np
 
-from quorate.clients.adapters.dense import Network, Views, Workspace, backward, descend, forward
+from quorate.clients.adapters.dense import Network, Views, Workspace, backward, clipped, descend, forward
 from quorate.clients.adapters.dual_layer import DualLayer, is_less_work
 from quorate.clients.adapters.examples import Examples
-from quorate.clients.adapters.local_training import Schedule, TrainingNumbers, stack_states
+from quorate.clients.adapters.local_training import Schedule, Trained, TrainingNumbers, fit_one, stack_states
 from quorate.errors import DataError
 from quorate.rounds import Instruction, State, Updates
 from quorate.strategies import local_rules
 from quorate.strategies.contract import LocalRule
 
-__all__ = ["fit_many"]
+__all__ = ["fit_many", "fit_private"]
 
 _BLOCK_BYTES = 1 << 21  # what a step of a block touches stays in a core's cache
 
@@ -100,6 +100,42 @@ def fit_many(
         {name: value[i].copy() for name, value in kept.items()} for i in range(len(data))
     ]
     return Updates(vectors, sizes, metrics), new_states
+
+
+def fit_private(
+    network: Network, start: np.ndarray, data: Examples, instruction: Instruction, state: State
+) -> Trained:
+    """Trains one client by DP-SGD; see `local_training.fit_one`.
+
+    Raises:
+        DataError: the instruction lacks a number, or the state does not fit.
+        PlanError: there is no such local rule.
+    """
+    return fit_one(_ExampleTrainer(network, start, data), start, len(data), instruction, state)
+
+
+class _ExampleTrainer:
+    """A `PrivateTrainer` on NumPy's flat vectors."""
+
+    def __init__(self, network: Network, start: np.ndarray, data: Examples):
+        self._network, self._data, self._workspace = network, data, Workspace()
+        self.weights = start.copy()
+
+    def array(self, values: np.ndarray) -> np.ndarray:
+        return values
+
+    def numpy(self, array: np.ndarray) -> np.ndarray:
+        return np.array(array, np.float32)
+
+    def values(self) -> np.ndarray:
+        return self.weights
+
+    def clipped_sum(self, rows: np.ndarray, clip_norm: float) -> np.ndarray:
+        views = Views(self._network, self.weights[None])
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite counts as zero
+            values = forward(views, self._data.x[rows][None], self._workspace)
+            self._network.head.error(values[-1][0], self._data.y[rows])
+            return clipped(views, values, values[-1], clip_norm, self._workspace)
 
 
 def _bytes_each(network: Network, examples: int, batch_size: int, plain: bool, dual: bool) -> int:

@@ -29,6 +29,7 @@ import numpy as np
 
 from quorate.clients.adapters import torch_programs, torch_training
 from quorate.clients.adapters.batches import Batches, batches
+from quorate.clients.adapters.dp_sgd import ABILITY, clipped_sum
 from quorate.clients.adapters.local_training import fit_one, with_rate
 from quorate.errors import DataError, MissingExtra, PlanError
 from quorate.fleets import Client
@@ -276,7 +277,7 @@ class TorchClient:
     """
 
     def __init__(self, model: TorchModel, data: Batches):
-        self.rules = frozenset(local_rules.names())
+        self.rules = frozenset({*local_rules.names(), *({ABILITY} if not model.buffers.size else ())})
         self._model, self._data = model, data
 
     def fit(self, parameters: Parameters, instruction: Instruction, state: State) -> tuple[Update, State]:
@@ -290,7 +291,7 @@ class TorchClient:
             done = fit_one(bench, start, len(self._data), with_rate(instruction, model.learning_rate), own)
         if not model.shares_buffers and model.buffers.size:
             done.state[_BUFFERS] = bench.buffers().cpu().numpy()
-        metrics = dict(zip(model.metrics, done.metrics, strict=True))
+        metrics = done.named(model.metrics)
         return Update(done.vectors, len(self._data), metrics), done.state
 
     def evaluate(self, parameters: Parameters, instruction: Instruction, state: State) -> Update:
@@ -362,6 +363,35 @@ class Bench:
         loss.backward()
         with pytorch.no_grad():
             return self._gradient, [loss.detach(), *(of(outputs, y) for of in self._model.measures.values())]
+
+    def clipped_sum(self, rows: np.ndarray, clip_norm: float) -> np.ndarray:
+        """By `torch.func`: the gradients of a batch's examples, each of a batch of one, in training mode."""
+        if self._model.buffers.size:
+            raise DataError(
+                f"training.dp_sgd protects what follows a gradient, and the model {self._model.name!r} has buffers "
+                "that are computed from examples otherwise; accepted: a normalisation without statistics (GroupNorm)"
+            )
+        assert self.data is not None
+        x, y = (self._placed(part) for part in self.data.take(rows))
+        module = self._module.train()
+        trained = self._model.trained
+        weights = {name: self.weights[trained.slice(name)].view(shape) for name, shape in trained.entries}
+        fixed = {name: p for name, p in module.named_parameters() if name not in weights}
+
+        def one(weights: dict[str, Any], x: Any, y: Any) -> Any:
+            outputs = pytorch.func.functional_call(module, {**fixed, **weights}, (x[None],))
+            return self._model.loss(outputs, y[None])
+
+        each = pytorch.func.vmap(pytorch.func.grad(one), in_dims=(None, 0, 0), randomness="different")
+        try:
+            gradients = each(weights, x, y)
+        except RuntimeError as error:
+            raise DataError(
+                f"training.dp_sgd needs the gradient of every single example of {self._model.name!r}, and PyTorch has "
+                f"none: {error}"
+            ) from error
+        flat = pytorch.cat([gradients[name].flatten(1) for name in trained.names], dim=1)
+        return clipped_sum(self.numpy(flat), clip_norm)
 
     def values(self) -> Any:
         """Parameters, and buffers if they are shared."""

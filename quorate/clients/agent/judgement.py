@@ -2,7 +2,8 @@
 
 A device checks the terms that it was sent against its owner's file, and declines what falls short: it does not have to
 trust the coordinator's word. What a budget allows the device counts itself, by `quorate.privacy.device_bound`: every
-round in which its vector left it, without amplification by sampling. Without `[budget]` plans without privacy pass.
+round in which its vector left it, without amplification by sampling. Without `[budget]` plans without privacy pass, and
+without `[example_budget]` those that don't protect single examples.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from quorate.cohorts import SecAggPlus
 from quorate.endorsement import Endorsement
 from quorate.errors import PolicyRefused
 from quorate.plan import Terms
-from quorate.privacy import Event
-from quorate.privacy.device_bound import device_epsilon
+from quorate.privacy import Event, ExampleEvent
+from quorate.privacy.device_bound import device_epsilon, device_example_epsilon
 from quorate.rounds import CohortBounds
 
 __all__ = ["Verdict", "event_of", "judge", "refuse"]
@@ -54,6 +55,7 @@ def judge(
     bounds: CohortBounds,
     endorsement: Endorsement | None,
     spent: Mapping[Event, int],
+    trained: Mapping[ExampleEvent | None, int],
 ) -> list[Verdict]:
     """What every rule says of the terms.
 
@@ -63,7 +65,8 @@ def judge(
         encoded: their exact bytes, which an endorsement signs.
         bounds: of the cohort: those of the terms.
         endorsement: who stands behind the terms.
-        spent: the participations of the period, without the one that is asked for.
+        spent: the participations of the budget's period, without the one that is asked for.
+        trained: what those of the example budget's period cost an example; None where nothing protected it.
     """
     accept = policy.accept
     verdicts = [_task(accept, terms), _signer(accept, encoded, endorsement)]
@@ -79,6 +82,8 @@ def judge(
     )
     if policy.budget is not None:
         verdicts.append(_budget(policy.budget, event_of(terms, bounds), spent))
+    if policy.example_budget is not None:
+        verdicts.append(_example_budget(policy.example_budget, terms.training.example_event, trained))
     return verdicts
 
 
@@ -128,8 +133,23 @@ def _secure(accept: Accept, terms: Terms) -> list[Verdict]:
     ]
 
 
+def _example_budget(
+    budget: Budget, event: ExampleEvent | None, trained: Mapping[ExampleEvent | None, int]
+) -> Verdict:
+    accepted = _accepted(budget)
+    if event is None:
+        return Verdict("example-budget", False, "a plan without [training.dp_sgd], an unbounded ε", accepted)
+    after = device_example_epsilon({**trained, event: trained.get(event, 0) + 1}, budget.delta)
+    found = f"ε {after:.3f} for one example with this participation"
+    return Verdict("example-budget", after <= budget.epsilon, found, accepted)
+
+
+def _accepted(budget: Budget) -> str:
+    return f"at most {budget.epsilon:g} in {budget.period_days:g} days, at δ = {budget.delta:g}"
+
+
 def _budget(budget: Budget, event: Event | None, spent: Mapping[Event, int]) -> Verdict:
-    accepted = f"at most {budget.epsilon:g} in {budget.period_days:g} days, at δ = {budget.delta:g}"
+    accepted = _accepted(budget)
     if event is None:
         return Verdict("budget", False, "a plan without privacy, an unbounded ε", accepted)
     after = device_epsilon({**spent, event: spent.get(event, 0) + 1}, budget.delta)

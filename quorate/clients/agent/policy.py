@@ -12,6 +12,10 @@
     delta = 1e-6
     period_days = 30.0
 
+    [example_budget]                 # the same for one example of the device's: what training by DP-SGD may cost it
+    epsilon = 8.0
+    delta = 1e-5
+
 `[conditions]` and `[limits]` (`quorate.clients.agent.conditions`, `limits`) say when and how training may run.
 
 How terms are judged by it is in `quorate.clients.agent.judgement`.
@@ -53,10 +57,10 @@ class Accept(Section):
 
 
 class Budget(Section):
-    """`[budget]`: what the device spends at most, over all tasks and runs.
+    """`[budget]` and `[example_budget]`: what the device spends at most, over all tasks and runs.
 
     Args:
-        epsilon: of any period, against the coordinator.
+        epsilon: of any period, against the coordinator: for the device's whole contribution, or for one example.
         delta: of that ε.
         period_days: how long a participation counts.
     """
@@ -65,12 +69,18 @@ class Budget(Section):
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     period_days: Annotated[float, Field(gt=0)] = 30.0
 
+    @property
+    def period_s(self) -> float:
+        """The period in seconds."""
+        return self.period_days * 86_400
+
 
 class Policy(Section):
     """A device's policy file."""
 
     accept: Accept = Accept()
     budget: Budget | None = None
+    example_budget: Budget | None = None
     conditions: Conditions = Conditions()
     limits: Limits = Limits()
 

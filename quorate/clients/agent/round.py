@@ -55,11 +55,15 @@ def begin(
             raise PolicyRefused("the device's conditions do not hold", "conditions")
         name = terms.task.resolve().name
         applications.choose(name)
-        spent = {} if policy.budget is None else state.spent(policy.budget.period_days * 86_400)
-        refuse(judge(policy, terms, assignment.terms, assignment.bounds, assignment.endorsement, spent))
+        spent = {} if policy.budget is None else state.spent(policy.budget.period_s)
+        trained = {} if policy.example_budget is None else state.trained(policy.example_budget.period_s)
+        refuse(
+            judge(policy, terms, assignment.terms, assignment.bounds, assignment.endorsement, spent, trained)
+        )
         if is_signed(terms):
             _refresh(connection)
-        state.begin(name, assignment.run, assignment.round, event_of(terms, assignment.bounds))
+        event = event_of(terms, assignment.bounds)
+        state.begin(name, assignment.run, assignment.round, event, terms.training.example_event)
 
     def exposing(exposure: Exposure) -> None:
         state.expose(assignment.run, assignment.round, exposure)

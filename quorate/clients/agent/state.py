@@ -2,6 +2,7 @@
 
     participations   every round that the device began: once each, for ever; what of it is exposed; how it ended
     events           what a participation showed the coordinator, for the device's own budget
+    trainings        what a participation costs an example, where it trained by DP-SGD
     refusals         what the device declined, and why
     facts            paused or not, the newest time that was seen, what was last heard
     states           what clients keep between rounds (`quorate.clients.states`)
@@ -33,7 +34,7 @@ from quorate.errors import PolicyRefused, StateError
 
 if TYPE_CHECKING:
     from quorate.clients.states import ClientStates
-    from quorate.privacy import Event
+    from quorate.privacy import Event, ExampleEvent
     from quorate.rounds import Outcome
     from quorate.summation import Exposure
 
@@ -51,6 +52,9 @@ CREATE TABLE IF NOT EXISTS events (number INTEGER PRIMARY KEY, event TEXT NOT NU
 CREATE TABLE IF NOT EXISTS participations (
     run TEXT NOT NULL, round INTEGER NOT NULL, task TEXT NOT NULL, began REAL NOT NULL,
     event INTEGER REFERENCES events (number), exposure INTEGER NOT NULL, outcome TEXT, PRIMARY KEY (run, round)
+);
+CREATE TABLE IF NOT EXISTS trainings (
+    run TEXT NOT NULL, round INTEGER NOT NULL, event TEXT NOT NULL, PRIMARY KEY (run, round)
 );
 CREATE INDEX IF NOT EXISTS undecided ON participations (began) WHERE outcome IS NULL;
 CREATE TABLE IF NOT EXISTS refusals (
@@ -148,8 +152,17 @@ class AgentState:
 
     # --- participations
 
-    def begin(self, task: str, run: str, round: int, event: Event | None) -> None:
+    def begin(
+        self, task: str, run: str, round: int, event: Event | None, training: ExampleEvent | None = None
+    ) -> None:
         """Writes down that the device takes part in a round. Durable when it returns.
+
+        Args:
+            task: the task's name.
+            run: the run's id.
+            round: the round's number.
+            event: what it shows the coordinator; None: everything.
+            training: what it costs an example; None: what nobody has bounded.
 
         Raises:
             PolicyRefused: it took part in this round before.
@@ -167,6 +180,12 @@ class AgentState:
                 "INSERT INTO participations VALUES (?, ?, ?, ?, ?, ?, NULL)",
                 [run, round, task, now, self._number(event), _NOTHING],
             )
+            if training is not None:
+                from quorate.privacy.dp_sgd import encode_example_event
+
+                self._connection.execute(
+                    "INSERT INTO trainings VALUES (?, ?, ?)", [run, round, encode_example_event(training)]
+                )
 
     def expose(self, run: str, round: int, exposure: Exposure) -> None:
         """Writes down what the next answer exposes. Durable when it returns."""
@@ -215,6 +234,23 @@ class AgentState:
         from quorate.privacy.events import decode_event
 
         return Counter({decode_event(json.loads(event)): count for event, count in rows})
+
+    def trained(self, period_s: float) -> Mapping[ExampleEvent | None, int]:
+        """The participations of the last `period_s` seconds in which the vector left, by what they cost an example.
+
+        None is one that protected no example.
+        """
+        rows = self._connection.execute(
+            "SELECT t.event, COUNT(*) FROM participations p"
+            " LEFT JOIN trainings t ON p.run = t.run AND p.round = t.round"
+            " WHERE p.exposure > ? AND p.began > ? GROUP BY t.event",
+            [_NOTHING, self.now() - period_s],
+        )
+        from quorate.privacy.dp_sgd import decode_example_event
+
+        return Counter(
+            {None if event is None else decode_example_event(event): count for event, count in rows}
+        )
 
     def past(self, count: int) -> list[Past]:
         """The last rounds, the newest first."""

@@ -35,7 +35,7 @@ from quorate.parameters import Parameters
 from quorate.plan import Plan
 from quorate.privacy import Event, ExternalEvent
 from quorate.randomness import generator
-from quorate.rounds import Member, Outcome
+from quorate.rounds import Instruction, Member, Outcome
 from quorate.simulations.engines.site import member_seed
 from quorate.summation import Journal
 from quorate.task import Task
@@ -162,7 +162,7 @@ class TffEngine:
         own = None
         if seed is not None:
             own = member_seed(int(generator(seed, "training", number).integers(2**62)), member)
-        numbers = TrainingNumbers(**plan.training.model_dump())
+        numbers = TrainingNumbers.of([Instruction("sgd", plan.training.settings())])
         schedule = Schedule.of(np.array([examples]), numbers, [own])
         return np.concatenate(
             [rows[:count] for rows, count in zip(schedule.rows[:, 0], schedule.counts[:, 0], strict=True)]

@@ -57,7 +57,7 @@ def leaks(plan: Plan, fleet: Simulation, seed: int = 0) -> list[Leak]:
     start = model.initial(generator(seed, "initial parameters"))
     bounds = plan.bounds(fleet.size)
     cohort = rng.choice(len(fleet.data), bounds.largest, replace=False)
-    settings = {**plan.training.model_dump(), **plan.strategy.resolve().local.settings}
+    settings = {**plan.training.settings(), **plan.strategy.resolve().local.settings}
     updates = [
         model.client(fleet.data.clients[index]).fit(
             start,

@@ -55,6 +55,12 @@ def make_engine(
     if name == "auto":
         name, why = choose(model, data, plan, workers or cores)
         log.info("fleet.engine: auto picks %r: %s", name, why)
+    by_example = plan.training.dp_sgd is not None
+    if name == "vectorised" and by_example:
+        raise PlanError(
+            "fleet.engine: 'vectorised' trains many clients at once, and with training.dp_sgd the gradient of every "
+            "example is clipped by itself; accepted: 'sequential', 'processes', 'ray'"
+        )
     if name == "vectorised" and not can_vectorise(model):
         raise PlanError(
             f"fleet.engine: 'vectorised' needs a model that trains many clients at once, and {model.name!r} does not; "
@@ -65,7 +71,7 @@ def make_engine(
             f"fleet.engine: 'processes' forks this process, which {model.name!r} does not survive (its framework has "
             "threads of its own); accepted: 'vectorised', 'sequential', 'ray'"
         )
-    together = name != "sequential" and can_vectorise(model)
+    together = name != "sequential" and can_vectorise(model) and not by_example
     if name == "ray":
         return RayActors(data, plan, together, workers, address)
     site = Site(data, plan, in_blocks if together else one_by_one, together)
@@ -95,6 +101,11 @@ def choose(model: Model, data: FederatedDataset, plan: Plan, workers: int) -> tu
         plan: resolved.
         workers: how many processes there would be.
     """
+    if plan.training.dp_sgd is not None:
+        return (
+            "sequential",
+            "with training.dp_sgd clients are trained one at a time; 'processes' may be faster",
+        )
     if not can_vectorise(model):
         return "sequential", f"{model.name!r} trains one client at a time; 'processes' may be faster"
     if not isinstance(model, DenseModel):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from quorate import pipeline
-from quorate.clients.participation import check_rule
+from quorate.clients.participation import check_training
 from quorate.plan import Plan
 from quorate.randomness import Randomness
 from quorate.rounds import Assignment, Instruction, Member, State
@@ -62,7 +62,7 @@ class Site:
             begin(start, start + len(chosen))
             data = [self.data.clients[self.data.index(member)] for member in chosen]
             if start == 0:
-                check_rule(self._model.client(data[0]), assignment.broadcast.instruction.rule)
+                check_training(self._model.client(data[0]), assignment.broadcast.instruction)
             states: Sequence[State] = [order.states.get(member, {}) for member in chosen]
             instructions = [self.instruction(assignment, member) for member in chosen]
             updates, kept = self._train(self._model, assignment, data, instructions, states)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from quorate.clients.adapters import dp_sgd
 from quorate.clients.adapters.examples import Examples
+from quorate.privacy import DpSgd
 from quorate.rounds import Instruction
 from quorate.strategies import local_rules
 
@@ -37,3 +39,40 @@ def told(rule, layout, seed=0, **training):
     _, extras, own = some(layout)
     needs = bool(rule.initial(1))
     return instruction(rule, seed, extras if needs else {}, **training), own if needs else {}
+
+
+class _Naive:
+    """DP-SGD's sum by a loop over examples: each gradient is made, clipped and added."""
+
+    def __init__(self, start, gradient_of):
+        self.weights, self._gradient_of = start.copy(), gradient_of
+
+    def clipped_sum(self, rows, clip_norm):
+        total = np.zeros(len(self.weights))
+        for row in rows:
+            gradient = np.asarray(self._gradient_of(self.weights, row), np.float64)
+            total += gradient * min(1.0, clip_norm / np.linalg.norm(gradient))
+        return total
+
+
+def by_example(start, examples, ins, rule, state, gradient_of):
+    """A client's training by DP-SGD with the draws and the noise of the instruction's seed: vectors and state.
+
+    Args:
+        start: flat.
+        examples: how many.
+        ins: the instruction.
+        rule: its local rule.
+        state: the rule's.
+        gradient_of: the gradient of the loss of one example, of flat weights and its row.
+    """
+    numbers = dp_sgd.ExampleNumbers.of(ins)
+    naive, rate = _Naive(start, gradient_of), np.float32(ins.settings["learning_rate"])
+    context = rule.begin(start, ins.extras, state or rule.initial(len(start)))
+    for gradient in dp_sgd.noisy_gradients(naive, examples, len(start), numbers, 5, ins.seed):
+        naive.weights -= rate * rule.gradient(gradient, naive.weights, context)
+    return rule.finish(start, naive.weights, numbers.steps, float(ins.settings["learning_rate"]), context)
+
+
+PRIVATE = DpSgd(clip_norm=0.3, noise_multiplier=0.5, sampling_rate=0.4)
+"""Of the gradients of `blobs`, some are longer and some shorter."""

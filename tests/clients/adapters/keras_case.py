@@ -10,7 +10,7 @@ from quorate.clients.adapters import numpy_models
 from quorate.errors import PlanError
 from quorate.server.publishing import program
 from quorate.simulations.source import Simulation
-from tests.clients.adapters.frameworks import RULES, blobs, some, told
+from tests.clients.adapters.frameworks import PRIVATE, RULES, blobs, some, told
 from tests.federations import wine
 
 import keras  # isort: skip
@@ -60,6 +60,20 @@ def trains_as_the_reference_does():
         np.testing.assert_allclose(update.metrics["loss"], expected.metrics["loss"], rtol=1e-4)
     for one, other in zip(before, keras_model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def trains_by_example_as_the_reference_does():
+    """With next to no noise; without a hidden layer its order is that of the reference."""
+    keras_model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+    made, data = q.clients.keras(keras_model, LOSS), blobs()
+    reference, section = numpy_models.softmax(5, 3), PRIVATE.settings(1)
+    start = some(reference.layout)[0]
+    for rule in RULES:
+        ins, state = told(rule, reference.layout, **section)
+        expected, _ = reference.client(data).fit(start, ins, state)
+        update, _ = made.client(data).fit(made.layout.unflatten(start.vector), ins, state)
+        np.testing.assert_allclose(update.vectors["delta"], expected.vectors["delta"], rtol=1e-3, atol=2e-5)
+        assert update.metrics == {}
 
 
 def starts_where_the_model_is_and_is_served():
@@ -116,6 +130,7 @@ def refuses_what_is_not_built():
 
 if __name__ == "__main__":
     trains_as_the_reference_does()
+    trains_by_example_as_the_reference_does()
     starts_where_the_model_is_and_is_served()
     runs_and_can_be_repeated()
     statistics_and_dropout()

@@ -10,10 +10,12 @@ from quorate.endorsement import Endorsement
 from quorate.errors import PlanError, PolicyRefused
 from quorate.plan import Terms
 from quorate.privacy.accounting import server_epsilon
+from quorate.privacy.device_bound import device_example_epsilon
 from tests.clients.agent.federation import OPERATOR, SIGNER
 from tests.federations import CLIPPED, GAUSSIAN, IDEAL, SECAGG, plan
 
 POPULATION = 40
+DP_SGD = {"dp_sgd": {"clip_norm": 1.0, "noise_multiplier": 1.0, "sampling_rate": 0.1}}
 
 
 def terms(**sections: object) -> Terms:
@@ -22,11 +24,16 @@ def terms(**sections: object) -> Terms:
 
 
 def failing(
-    policy: Policy, of: Terms, endorsement: Endorsement | None = None, spent: object = None
+    policy: Policy,
+    of: Terms,
+    endorsement: Endorsement | None = None,
+    spent: object = None,
+    trained: object = None,
 ) -> set[str]:
     """The rules that the terms fail."""
     encoded = of.encoded()
-    verdicts = judge(policy, of, encoded, of.bounds(POPULATION), endorsement, spent or {})  # type: ignore[arg-type]
+    bounds = of.bounds(POPULATION)
+    verdicts = judge(policy, of, encoded, bounds, endorsement, spent or {}, trained or {})  # type: ignore[arg-type]
     return {verdict.rule for verdict in verdicts if not verdict.passed}
 
 
@@ -140,6 +147,29 @@ def test_what_other_tasks_spent_counts_too():
     policy = Policy(budget={"epsilon": server_epsilon({event: 5}, 1e-6), "delta": 1e-6})
     assert not failing(policy, of, spent={event: 1})
     assert failing(policy, of, spent={event: 1, other: 3}) == {"budget"}
+
+
+def test_an_example_budget_allows_as_many_trainings_as_fit_and_no_more():
+    of = terms(training=DP_SGD)
+    event = of.training.example_event
+    assert event is not None
+    three = device_example_epsilon({event: 3}, 1e-5)
+    policy = Policy(example_budget={"epsilon": three * 1.001, "delta": 1e-5})
+    assert not failing(policy, of, trained={event: 2})
+    assert failing(policy, of, trained={event: 3}) == {"example-budget"}
+
+
+def test_a_plan_that_protects_no_example_does_not_fit_an_example_budget():
+    policy = Policy(example_budget={"epsilon": 1e6})
+    assert failing(policy, terms()) == {"example-budget"}
+    assert failing(policy, terms(training=DP_SGD), trained={None: 1}) == {"example-budget"}
+    assert not failing(Policy(), terms(training=DP_SGD))
+
+
+def test_both_budgets_are_kept_apart():
+    of = terms(training=DP_SGD, privacy=CLIPPED)
+    assert not failing(Policy(example_budget={"epsilon": 100.0, "delta": 1e-5}), of)
+    assert failing(Policy(budget={"epsilon": 100.0}), of) == {"budget"}
 
 
 def test_a_refusal_has_the_first_failed_rules_code_and_all_of_them_in_words():

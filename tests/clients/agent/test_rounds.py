@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from quorate.privacy.device_bound import device_example_epsilon
 from quorate.rounds import Outcome
 from quorate.summation import Exposure
 from tests.clients.agent.federation import Federation, make, names, until
@@ -60,3 +61,23 @@ def test_an_agent_that_is_told_to_end_while_its_application_loads_ends_in_good_o
     agent = psutil.Process(federation.agents["slow"].pid)
     until(lambda: agent.children(), "the application is being loaded")
     assert federation.stop("slow") == 0
+
+
+def test_agents_that_train_by_dp_sgd_keep_to_their_example_budget(federation):
+    section = {"clip_norm": 1.0, "noise_multiplier": 1.0, "sampling_rate": 0.2}
+    made = make(rounds=2, training={"learning_rate": 0.5, "dp_sgd": section})
+    event = made.training.example_event
+    enough, one = (device_example_epsilon({event: count}, 1e-5) * 1.001 for count in (2, 1))
+    for i, name in enumerate(AGENTS):
+        epsilon = one if i == 0 else enough
+        federation.start(name, policy=f"[example_budget]\nepsilon = {epsilon}\ndelta = 1e-5\n")
+    found = federation.in_background(made).result()
+    assert [round.survivors for round in found.history] == [4, 3]
+    assert federation.refused == {"example-budget": 1}
+    assert found.example_epsilon is not None
+    assert found.example_epsilon.participations == 2
+    assert not found.example_epsilon.simulated
+    assert set(found.history[-1].metrics) == set()  # what clients measured in training is kept back
+    for i, name in enumerate(AGENTS):
+        with federation.state(name) as state:
+            assert state.trained(3600.0) == {event: 1 if i == 0 else 2}

@@ -14,7 +14,7 @@ import pytest
 
 from quorate.clients.agent.state import AgentState, held, holder
 from quorate.errors import PolicyRefused, StateError
-from quorate.privacy import DistributedDiscreteGaussianEvent, NoisyVector
+from quorate.privacy import DistributedDiscreteGaussianEvent, ExampleEvent, NoisyVector
 from quorate.rounds import Outcome
 from quorate.summation import Exposure
 
@@ -187,3 +187,19 @@ def test_what_was_written_survives_a_kill(directory, attempt):
     with pytest.raises(PolicyRefused):
         state.begin("digits", "run", said[-1], EVENT)
     state.close()
+
+
+def test_what_training_cost_an_example_is_counted_once_the_vector_left_and_for_the_period(directory, clock):
+    state, training = AgentState(directory, clock), ExampleEvent(1.1, 0.01, 100)
+    state.begin("digits", "run", 1, EVENT, training)
+    state.begin("digits", "run", 2, EVENT, training)
+    state.begin("digits", "run", 3, None)
+    assert state.trained(DAY_S) == {}
+    for round in (1, 3):
+        state.expose("run", round, Exposure.MASKED)
+    state.close()
+    again = AgentState(directory, clock)
+    assert again.trained(DAY_S) == {training: 1, None: 1}
+    clock.now += 2 * DAY_S
+    assert again.trained(DAY_S) == {}
+    again.close()
