@@ -35,6 +35,14 @@ def test_the_figure_of_fedprox_is_drawn_by_forty_lines_at_most(tmp_path):
 
 
 @pytest.mark.slow
+def test_three_ways_to_wait_are_compared_in_simulated_hours(tmp_path):
+    code = (EXAMPLES / "simulated_hours.py").read_text()
+    assert "TARGET = 0.85" in code
+    run(code.replace("TARGET = 0.85", "TARGET = 0.2"), tmp_path, "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom(tmp_path):
     notebook = json.loads((EXAMPLES / "clients_that_differ.ipynb").read_text())
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
