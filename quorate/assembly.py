@@ -24,7 +24,7 @@ from quorate.errors import PlanError, StateError
 from quorate.fleets import Ability, Fleet
 from quorate.parts import find_part, make_part
 from quorate.plan import FleetSection, IdealSum, PlainSum, Plan, SecAggPlus
-from quorate.privacy import Ledger, default_delta
+from quorate.privacy import DpQuery, Ledger, default_delta
 from quorate.progress import ProgressBar
 from quorate.randomness import Randomness, generator
 from quorate.result import FinishedRun
@@ -224,7 +224,12 @@ def check_abilities(plan: Plan, fleet: Fleet) -> None:
     needed = {Ability.SECURE} if isinstance(summing, SecAggPlus) else set()
     if isinstance(summing, SecAggPlus) and summing.signed:
         needed.add(Ability.IDENTITIES)
-    if not strategy.aggregator.linear and isinstance(summing, PlainSum):
+    if isinstance(plan.privacy, DpQuery) and not fleet.simulated:
+        raise PlanError(
+            "privacy.mechanism: 'dp-query' adds another library's noise in floating point, whose lowest bits tell what "
+            "it was added to, so it is for simulations; accepted: 'central-gaussian', or another mechanism of ours"
+        )
+    if plan.single_updates and isinstance(summing, PlainSum):
         needed.add(Ability.SINGLE_UPDATES)
     if strategy.local.initial(1):
         needed.add(Ability.CLIENT_STATE)

@@ -18,7 +18,14 @@ from quorate.codecs import Codec
 from quorate.errors import DataError
 from quorate.fleets import Identities
 from quorate.plan import SecAggPlus, Terms
-from quorate.privacy import Event, Mechanism, NoPrivacy, TruncatedPoissonSampledEvent
+from quorate.privacy import (
+    DpQuery,
+    Event,
+    ExternalEvent,
+    Mechanism,
+    NoPrivacy,
+    TruncatedPoissonSampledEvent,
+)
 from quorate.privacy.mechanisms.none import numbers
 from quorate.privacy.secagg import EnrolledKeys, SecAggSummation, Unmask, add_masks
 from quorate.randomness import Randomness
@@ -178,8 +185,9 @@ class Pipeline:
         return counted
 
     def sink(self) -> Sink:
-        """What the sum ends in: one running sum, one sum a bucket, or single updates for aggregators that need them."""
-        make = BucketSums if self.buckets > 1 else RunningSum if self.aggregator.linear else Spool
+        """What the sum ends in: one running sum, one sum a bucket, or single updates where those are needed."""
+        single = isinstance(self.mechanism, DpQuery) or not self.aggregator.linear
+        make = BucketSums if self.buckets > 1 else Spool if single else RunningSum
         return make(self.length, self.dtype)
 
     def decode(
@@ -194,9 +202,14 @@ class Pipeline:
             randomness: the server's own: for noise that the mechanism adds to the sum before anybody sees it.
             state: the mechanism's, before the round.
         """
-        sums = {}
-        for segment in self.segments:
-            sums[segment.vector.name], state = self._sums(segment, aggregate, randomness, state)
+        sums: dict[str, np.ndarray] = {}
+        if isinstance(self.mechanism, DpQuery):  # takes all vectors of all members at once
+            updates = {segment.vector.name: aggregate.sums[:, segment.place] for segment in self.segments}
+            totals, state = self.mechanism.release_all(updates, self.shape, randomness, state)
+            sums = {name: total[None, :] for name, total in totals.items()}
+        else:
+            for segment in self.segments:
+                sums[segment.vector.name], state = self._sums(segment, aggregate, randomness, state)
         counts = self._counts(aggregate, sums.pop(_WEIGHT, None))
         reduce = self._mean if self.aggregator.linear else self._reduced
         values = {name: reduce(block, counts) for name, block in sums.items()}
@@ -308,6 +321,8 @@ def event(terms: Terms, bounds: CohortBounds, population: int) -> Event | None:
         population: how many members the cohort is drawn from.
     """
     released = terms.privacy.event(terms.shape(bounds))
+    if isinstance(released, ExternalEvent):  # says itself how it is sampled
+        return released
     if released is None or terms.rounds.sampling != "poisson" or terms.secure_aggregation.buckets > 1:
         return released
     return TruncatedPoissonSampledEvent(

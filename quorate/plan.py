@@ -40,6 +40,7 @@ from quorate.privacy import (
     DistributedGaussian,
     DistributedSkellam,
     DpFtrl,
+    DpQuery,
     DpSgd,
     ExampleEvent,
     LocalGaussian,
@@ -235,6 +236,7 @@ AnyMechanism = (
     | CentralGaussian
     | CentralLaplace
     | DpFtrl
+    | DpQuery
     | LocalGaussian
     | DistributedGaussian
     | DistributedSkellam
@@ -277,6 +279,11 @@ class Terms(Section):
             PlanError: the population is too small for the cohort.
         """
         return cohort_bounds(self.rounds, self.secure_aggregation, population)
+
+    @property
+    def single_updates(self) -> bool:
+        """Whether the aggregator or the mechanism takes single updates, in the place of their running sum."""
+        return isinstance(self.privacy, DpQuery) or not self.strategy.resolve().aggregator.linear
 
     def shape(self, bounds: CohortBounds) -> SumShape:
         """What a round's sum carries, and in which arithmetic: a ring wherever something is hidden, or noise added.
@@ -342,6 +349,11 @@ class Terms(Section):
                     raise PlanError(
                         f"{part}.name: found {content[part]['name']!r}; terms name installed parts only"
                     )
+            if ":" in content["privacy"].get("query", ""):
+                raise PlanError(
+                    "privacy.query: found a path to code; terms name installed parts only, and a query runs where the "
+                    "plan was written, in a simulation"
+                )
             if content["task"]["name"] in tasks:
                 content["task"] = _installed(tasks[content["task"]["name"]], content["task"])
             terms = cls(**content)
@@ -497,6 +509,12 @@ def _impossible(terms: Terms) -> list[str]:
             f"strategy.name: {strategy.name!r} aggregates by {strategy.aggregator.name!r}, and the noise of "
             f"privacy.mechanism {privacy.mechanism!r} is for a sum; accepted: a strategy with a linear aggregator "
             "(fedavg, fedadam, fedprox, scaffold), or privacy.mechanism = 'none'"
+        )
+    if isinstance(privacy, DpQuery) and (ring or summing.ring_bits is not None):
+        problems.append(
+            f"privacy.mechanism: 'dp-query' takes single updates, in floating point, and secure_aggregation.protocol "
+            f"{summing.protocol!r} sums them in a ring; accepted: secure_aggregation.protocol = 'none' without "
+            "ring_bits, or privacy.mechanism = 'central-gaussian'"
         )
     problems += privacy.impossible(rounds.cohort / summing.buckets)
     if summing.ring_bits is not None and not ring and not privacy.private:

@@ -91,7 +91,8 @@ def _protected(at: Situation) -> Iterator[str]:
     )
     inner = at.event.event if isinstance(at.event, TruncatedPoissonSampledEvent) else at.event
     norm = "sum of sizes (L1)" if isinstance(inner, CentralDiscreteLaplaceEvent) else "length (L2)"
-    yield f"An update counts for a {norm} of {at.clip_norm:g} at most, whatever a member's data are."
+    if at.clip_norm is not None:
+        yield f"An update counts for a {norm} of {at.clip_norm:g} at most, whatever a member's data are."
     if at.adaptive:
         yield (
             "That is the first round's bound; the next ones follow the share of updates that were within it, which is "

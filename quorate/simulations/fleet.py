@@ -101,7 +101,7 @@ class SimulatedFleet:
 
     def __init__(self, simulation: Parts, plan: Plan, directory: Path | None):
         self._simulation, self._seed = simulation, plan.fleet.seed
-        self._linear = plan.strategy.resolve().aggregator.linear
+        self._linear = not plan.single_updates
         self._masked = isinstance(plan.secure_aggregation, SecAggPlus)
         self._in_ring = isinstance(plan.secure_aggregation, RingSum)
         self._states = ClientStates(None if directory is None else directory / "clients.sqlite")

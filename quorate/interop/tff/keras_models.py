@@ -1,14 +1,15 @@
 """Keras models of TensorFlow 2.14, and TFF's functional models, as tasks.
 
     model = keras_model(build, tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    model = keras_model(build, loss, dp_optimizer=make_optimizer)     # its clients train with DP-SGD
+    model = keras_model(build, loss, dp_optimizer=make_optimizer)     # with tensorflow-privacy's clipping and noise
     model = functional_model(tff_model, layers)
 
-Clients train by steps of SGD under any local rule, on flat vectors, as those of the other adapters do. With a DP
-optimiser of tensorflow-privacy the gradient of a step is the one that the optimiser makes of the examples': each
-clipped, with noise (Abadi et al. 2016, algorithm 1); what the optimiser does with gradients beyond that (momentum) is
-left out, and no ε is claimed for it here: it protects examples, against whoever sees the update, and the ledger counts
-members.
+Clients train by steps of SGD under any local rule, on flat vectors, as those of the other adapters do. A plan with
+`[training.dp_sgd]` has a Keras model trained by DP-SGD as every adapter does it (`quorate.clients.adapters.dp_sgd`),
+with discrete noise and an ε for single examples. With a DP optimiser of tensorflow-privacy in its place the gradient of
+a step is the one that the optimiser makes of the examples': each clipped, with noise (Abadi et al. 2016, algorithm 1);
+what the optimiser does with gradients beyond that (momentum) is left out, and no ε is claimed for it here: its noise is
+in floating point, and its batches, of a fixed size in the order of a shuffle, are no Poisson samples.
 
 What training changes without a gradient (the statistics of a BatchNormalization) is refused. Runs where TensorFlow is
 installed; the Keras 3 of a modern environment has an adapter of its own.
@@ -25,6 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from quorate.clients.adapters.batches import Batches, batches
+from quorate.clients.adapters.dp_sgd import ABILITY, clipped_sum
 from quorate.clients.adapters.local_training import fit_one, with_rate
 from quorate.errors import DataError, PlanError
 from quorate.fleets import Client
@@ -84,6 +86,7 @@ def keras_model(
         variables=list(made.trainable_weights),
         outputs=lambda x, training: made(x, training=training),
         losses=example_losses,
+        by_example=True,
         classifies=classifies,
         fresh=lambda: [weight.numpy() for weight in build().trainable_weights],
         layers=lambda: _dense_layers(made, loss),
@@ -133,6 +136,7 @@ def functional_model(
         variables=variables,
         outputs=lambda x, training: model.predict_on_batch((tuple(variables), ()), x, training),
         losses=lambda outputs, y: model.loss(outputs, y, None),
+        by_example=False,
         classifies=classifies,
         fresh=lambda: [np.asarray(weight) for weight in trainable],
         layers=given_layers,
@@ -152,6 +156,7 @@ class TensorFlowModel:
         variables: what is trained.
         outputs: of a batch, in training or not.
         losses: of outputs and targets: one number an example, or their mean.
+        by_example: whether they are one number an example.
         classifies: whether the outputs are of classes, so that there is an accuracy.
         fresh: values to start from.
         layers: of the servable program.
@@ -165,6 +170,7 @@ class TensorFlowModel:
     variables: list[Any]
     outputs: Callable[[Any, bool], Any]
     losses: Callable[[Any, Any], Any]
+    by_example: bool
     classifies: bool
     fresh: Callable[[], list[np.ndarray]]
     layers: Callable[[], tuple[DenseLayer, ...]]
@@ -178,6 +184,11 @@ class TensorFlowModel:
     def metrics(self) -> tuple[str, ...]:
         """The loss, and the accuracy of a classifier."""
         return ("loss", "accuracy") if self.classifies else ("loss",)
+
+    @property
+    def clips_examples(self) -> bool:
+        """Whether DP-SGD can be had: there is the gradient of every example, and no optimiser noises it before."""
+        return self.by_example and self.dp_optimizer is None
 
     @cached_property
     def layout(self) -> Layout:
@@ -259,6 +270,14 @@ class TensorFlowModel:
         flat = np.concatenate([np.ravel(np.asarray(tf.convert_to_tensor(g))) for g in gradients])
         return flat.astype(np.float32), [float(value) for value in self.measured(outputs, tf.constant(y))]
 
+    def each_gradient(self, x: Any, y: Any) -> np.ndarray:
+        """The gradient of every example's loss, float32, shape (batch, parameters)."""
+        with tf.GradientTape() as tape:
+            losses = self.losses(self.outputs(tf.constant(x), True), tf.constant(y))
+        jacobians = tape.jacobian(losses, self.variables)
+        flat = [np.asarray(tf.convert_to_tensor(j)).reshape(len(x), -1) for j in jacobians]
+        return np.concatenate(flat, axis=1).astype(np.float32)
+
 
 class TensorFlowClient:
     """A client that trains a model on its own data.
@@ -269,7 +288,7 @@ class TensorFlowClient:
     """
 
     def __init__(self, model: TensorFlowModel, data: Batches):
-        self.rules = frozenset(local_rules.names())
+        self.rules = frozenset({*local_rules.names(), *({ABILITY} if model.clips_examples else ())})
         self._model, self._data = model, data
 
     def fit(self, parameters: Parameters, instruction: Instruction, state: State) -> tuple[Update, State]:
@@ -280,9 +299,7 @@ class TensorFlowClient:
             tf.random.set_seed(instruction.seed % 2**31)
         trainer = _Trainer(model, self._data, start)
         done = fit_one(trainer, start, len(self._data), with_rate(instruction, model.learning_rate), state)
-        return Update(
-            done.vectors, len(self._data), dict(zip(model.metrics, done.metrics, strict=True))
-        ), done.state
+        return Update(done.vectors, len(self._data), done.named(model.metrics)), done.state
 
     def evaluate(self, parameters: Parameters, instruction: Instruction, state: State) -> Update:
         """The model's metrics on the client's data."""
@@ -309,6 +326,15 @@ class _Trainer:
     def gradient(self, rows: np.ndarray) -> tuple[np.ndarray, Sequence[Any]]:
         self._model.load(self.weights)
         return self._model.step(*self._data.take(rows))
+
+    def clipped_sum(self, rows: np.ndarray, clip_norm: float) -> np.ndarray:
+        if not self._model.clips_examples:
+            raise DataError(
+                "training.dp_sgd needs the loss of every single example, and gradients that no optimiser has noised "
+                "before; accepted: a keras_model without dp_optimizer"
+            )
+        self._model.load(self.weights)
+        return clipped_sum(self._model.each_gradient(*self._data.take(rows)), clip_norm)
 
 
 def _dense_layers(model: Any, loss: Any) -> tuple[DenseLayer, ...]:

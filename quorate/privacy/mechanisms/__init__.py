@@ -9,6 +9,7 @@ from quorate.privacy.mechanisms.distributed_gaussian import DistributedGaussian
 from quorate.privacy.mechanisms.distributed_noise import NoiseShare
 from quorate.privacy.mechanisms.distributed_skellam import DistributedSkellam
 from quorate.privacy.mechanisms.dp_ftrl import DpFtrl
+from quorate.privacy.mechanisms.dp_query import DpQuery
 from quorate.privacy.mechanisms.local_gaussian import LocalGaussian
 from quorate.privacy.mechanisms.none import NoPrivacy
 from quorate.privacy.mechanisms.rounded_noise import Encoding, RoundedNoise
@@ -19,6 +20,7 @@ __all__ = [
     "DistributedGaussian",
     "DistributedSkellam",
     "DpFtrl",
+    "DpQuery",
     "Encoding",
     "LocalGaussian",
     "Mechanism",

@@ -7,12 +7,15 @@ import tensorflow_privacy as tfp
 
 import quorate as q
 from quorate.clients.adapters.examples import Examples
-from quorate.errors import PlanError
+from quorate.clients.participation import check_training
+from quorate.errors import DataError, PlanError, PolicyRefused
 from quorate.interop.tff.job import Job
 from quorate.interop.tff.keras_models import functional_model, keras_model
 from quorate.interop.tff.processes import functional_model as tff_functional_model
 from quorate.rounds import Instruction
 from quorate.simulations import datasets
+from tests.clients.adapters.frameworks import RULES
+from tests.clients.adapters.frameworks import told as ruled
 
 pytestmark = pytest.mark.interop
 
@@ -105,6 +108,46 @@ def test_a_dp_optimiser_clips_each_example_and_adds_its_noise():
     assert noise.std() == pytest.approx(3.0 * 0.5 / 30, rel=0.11)  # 1,210 coordinates: five deviations
     assert np.array_equal(one_step(3.0), one_step(3.0))
     assert not np.array_equal(one_step(3.0), one_step(3.0, seed=2))
+
+
+PRIVATE = q.privacy.DpSgd(clip_norm=0.5, noise_multiplier=0.7, sampling_rate=0.4)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_a_keras_client_trains_by_dp_sgd_as_ours_does(rule):
+    model = keras_model(build, LOSS)
+    told, state = ruled(rule, OURS.layout, **PRIVATE.settings(2))
+    expected, kept = OURS.client(DATA).fit(START, told, state)
+    update, new = model.client(DATA).fit(model.layout.unflatten(START.vector), told, state)
+    assert update.metrics == {}
+    for name, vector in expected.vectors.items():
+        np.testing.assert_allclose(update.vectors[name], vector, rtol=1e-3, atol=2e-5)
+    for name, vector in kept.items():
+        np.testing.assert_allclose(new[name], vector, rtol=1e-3, atol=2e-5)
+
+
+def test_our_clipped_sum_is_that_of_tensorflow_privacys_optimiser():
+    everybody = q.privacy.DpSgd(clip_norm=0.5, noise_multiplier=0.01, sampling_rate=1.0)
+    told = Instruction(
+        "sgd", {"learning_rate": 1.0, "epochs": 1, "batch_size": 8, **everybody.settings(1)}, seed=2
+    )
+    model = keras_model(build, LOSS)
+    ours = model.client(DATA).fit(model.layout.unflatten(START.vector), told, {})[0].vectors["delta"]
+    noise = ours - one_step(0.0)
+    assert noise.std() == pytest.approx(0.01 * 0.5 / 30, rel=0.11)
+
+
+def test_dp_sgd_is_refused_where_an_optimiser_makes_its_own_or_losses_are_means():
+    job = Job("", {}, OURS.layout.entries, OURS.program_spec(), 0.1)
+    for model in (
+        keras_model(build, LOSS, dp_optimizer=dp_optimizer(1.0)),
+        functional_model(tff_functional_model(job), OURS.program_spec()),
+    ):
+        client, told = model.client(DATA), instruction(**PRIVATE.settings(1))
+        with pytest.raises(PolicyRefused, match="can't clip and noise"):
+            check_training(client, told)
+        with pytest.raises(DataError, match="accepted: a keras_model without dp_optimizer"):
+            client.fit(model.layout.unflatten(START.vector), told, {})
 
 
 def test_what_follows_no_gradient_or_can_not_be_served_is_refused():
