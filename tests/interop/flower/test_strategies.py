@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.serverapp import strategy as theirs
 
 import quorate as q
@@ -77,10 +77,10 @@ def test_a_strategy_of_flower_s_computes_here_what_it_computes_there(
     with internals.identified():
         for number, ((deltas, weights), found) in enumerate(zip(given, ours(made, given), strict=True), 1):
             arrays = _record(x)
-            list(there.configure_train(number, arrays, internals.ConfigRecord(), internals.Crowd()))
+            list(there.configure_train(number, arrays, ConfigRecord(), internals.Crowd()))
             replies = [
                 internals.reply(
-                    internals.RecordDict(
+                    RecordDict(
                         {"a": _record(x + delta), "m": theirs_metrics({"num-examples": float(weight)})}
                     ),
                     node,
