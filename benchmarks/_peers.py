@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,9 +31,9 @@ class Outcome:
     lines: int
 
 
-def ours(rounds: int, fleet: Any, written: int) -> Outcome:
-    """The plan on a fleet."""
-    plan = q.read_plan(PLAN, [f"rounds.count={rounds}"])
+def ours(rounds: int, fleet: Any, written: int, settings: Sequence[str] = ()) -> Outcome:
+    """The plan on a fleet, perhaps with other settings."""
+    plan = q.read_plan(PLAN, [f"rounds.count={rounds}", *settings])
     ends = [time.perf_counter()]
     run = q.run(plan, fleet=fleet, watch=lambda report: ends.append(time.perf_counter()))
     return Outcome(between(ends), run.metrics["accuracy"], written)

@@ -7,7 +7,8 @@ batches of 20 (`peers.toml`). Each case is a process of its own, with all that i
 they hold together, shared pages counted once a process, sampled every 0.2 seconds. A round's time is the median without
 the first one, which starts things. Cases whose packages are not installed are left out, and said so.
 
-Lines are those that a user writes: of Flower's app its Python and `pyproject.toml`; of ours the plan. Evaluation on the
+Lines are those that a user writes: of Flower's app its Python and `pyproject.toml`; of ours the plan; of TFF's
+its script. Evaluation on the
 test set is in every round.
 """
 
@@ -38,6 +39,8 @@ CASES = {
     "Quorate over a SuperLink, stock SuperNodes": ("benchmarks._peers_flower", "over_supernodes", 3),
     "Flower, SuperLink, stock SuperNodes": ("benchmarks._peers_flower", "flower_superlink", 3),
     "Flower, simulation on Ray": ("benchmarks._peers_flower", "flower_simulation", 4),
+    "TFF, its own runtime": ("benchmarks._peers_tff", "tff_runtime", 10),
+    "Quorate, steps by TFF": ("benchmarks._peers_tff", "tff_engine", 10),
 }
 """Where each case is, and how many rounds it takes; `--quick` takes two."""
 
