@@ -494,8 +494,8 @@ def _impossible(terms: Terms) -> list[str]:
             f"strategy.name: {strategy.name!r} aggregates by {strategy.aggregator.name!r}, which must see every single "
             f"update, and secure_aggregation.protocol {summing.protocol!r} shows the server only sums ({buckets} of a "
             f"cohort); accepted: secure_aggregation.buckets of at least {_FEWEST_FOR_ROBUSTNESS}, across whose sums it "
-            "runs then; a strategy with a linear aggregator (fedavg, fedadam, fedprox, scaffold); or "
-            "secure_aggregation.protocol = 'none'"
+            "runs then; a strategy with a linear aggregator (fedavg, fedadam, fedyogi, fedadagrad, fedprox, scaffold); "
+            "or secure_aggregation.protocol = 'none'"
         )
     if privacy.needs_hidden_updates and not ring:
         problems.append(
@@ -508,7 +508,7 @@ def _impossible(terms: Terms) -> list[str]:
         problems.append(
             f"strategy.name: {strategy.name!r} aggregates by {strategy.aggregator.name!r}, and the noise of "
             f"privacy.mechanism {privacy.mechanism!r} is for a sum; accepted: a strategy with a linear aggregator "
-            "(fedavg, fedadam, fedprox, scaffold), or privacy.mechanism = 'none'"
+            "(fedavg, fedadam, fedyogi, fedadagrad, fedprox, scaffold), or privacy.mechanism = 'none'"
         )
     if isinstance(privacy, DpQuery) and (ring or summing.ring_bits is not None):
         problems.append(

@@ -1,7 +1,7 @@
 """Strategies: federated algorithms as a local rule, an aggregator and a server rule; one file each."""
 
 from quorate.strategies import aggregators, local_rules, server_rules
-from quorate.strategies.adaptive import fedadam
+from quorate.strategies.adaptive import fedadagrad, fedadam, fedyogi
 from quorate.strategies.contract import Aggregator, LocalRule, ServerRule, Strategy, strategy
 from quorate.strategies.control_variates import scaffold
 from quorate.strategies.federated_averaging import fedavg
@@ -14,9 +14,11 @@ __all__ = [
     "ServerRule",
     "Strategy",
     "aggregators",
+    "fedadagrad",
     "fedadam",
     "fedavg",
     "fedprox",
+    "fedyogi",
     "local_rules",
     "median",
     "scaffold",

@@ -1,4 +1,4 @@
-"""FedAdam: FedAvg's clients, and Adam on the server.
+"""FedAdam, FedYogi and FedAdagrad: FedAvg's clients, and steps on the server that each coordinate's moments scale.
 
 Reddi, Charles, Zaheer, Garrett, Rush, Konečný, Kumar, McMahan: "Adaptive Federated Optimization", ICLR 2021,
 algorithm 2.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from quorate.strategies import aggregators, local_rules, server_rules
 from quorate.strategies.contract import Strategy, strategy
 
-__all__ = ["fedadam"]
+__all__ = ["fedadagrad", "fedadam", "fedyogi"]
 
 
 @strategy("fedadam")
@@ -45,9 +45,41 @@ def fedadam(
     Raises:
         PlanError: a number is out of its range.
     """
-    return Strategy(
-        name="fedadam",
-        local=local_rules.sgd(),
-        aggregator=aggregators.mean(),
-        server=server_rules.adam(learning_rate, beta1, beta2, tau),
-    )
+    return _adaptive("fedadam", server_rules.adam(learning_rate, beta1, beta2, tau))
+
+
+@strategy("fedyogi")
+def fedyogi(
+    learning_rate: float = 0.1, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3
+) -> Strategy:
+    """Adaptive federated optimisation with Yogi: `fedadam`, but a second moment that large deltas move slowly.
+
+    Args:
+        learning_rate: the server's, η.
+        beta1: of the first moment, in [0, 1).
+        beta2: of the second moment, in [0, 1).
+        tau: the degree of adaptivity, above 0: what is added to the root of the second moment.
+
+    Raises:
+        PlanError: a number is out of its range.
+    """
+    return _adaptive("fedyogi", server_rules.yogi(learning_rate, beta1, beta2, tau))
+
+
+@strategy("fedadagrad")
+def fedadagrad(learning_rate: float = 0.1, beta1: float = 0.0, tau: float = 1e-3) -> Strategy:
+    """Adaptive federated optimisation with Adagrad: `fedadam`, but steps that only become shorter.
+
+    Args:
+        learning_rate: the server's, η.
+        beta1: of the first moment, in [0, 1).
+        tau: the degree of adaptivity, above 0: what is added to the root of the sum of squares.
+
+    Raises:
+        PlanError: a number is out of its range.
+    """
+    return _adaptive("fedadagrad", server_rules.adagrad(learning_rate, beta1, tau))
+
+
+def _adaptive(name: str, server: server_rules.ServerRule) -> Strategy:
+    return Strategy(name=name, local=local_rules.sgd(), aggregator=aggregators.mean(), server=server)

@@ -16,7 +16,20 @@ from quorate.parameters import Layout
 from quorate.rounds import State
 from quorate.strategies.contract import ServerRule, number
 
-__all__ = ["Adam", "ControlVariate", "LearningRate", "ServerRule", "Sgd", "adam", "control_variate", "sgd"]
+__all__ = [
+    "Adagrad",
+    "Adam",
+    "ControlVariate",
+    "LearningRate",
+    "ServerRule",
+    "Sgd",
+    "Yogi",
+    "adagrad",
+    "adam",
+    "control_variate",
+    "sgd",
+    "yogi",
+]
 
 LearningRate = float | Callable[[int], float]
 """A number, or a function of the number of updates made so far (0 in the first round)."""
@@ -32,6 +45,18 @@ def adam(
 ) -> Adam:
     """A step scaled by running moments of the mean delta (Reddi et al. 2021, algorithm 2, FedAdam)."""
     return Adam(learning_rate, beta1, beta2, tau)
+
+
+def yogi(
+    learning_rate: LearningRate = 0.1, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3
+) -> Yogi:
+    """As `adam`, with a second moment that moves by the squared delta's size (ibid., FedYogi)."""
+    return Yogi(learning_rate, beta1, beta2, tau)
+
+
+def adagrad(learning_rate: LearningRate = 0.1, beta1: float = 0.0, tau: float = 1e-3) -> Adagrad:
+    """As `adam`, with the sum of all squared deltas for the second moment (ibid., FedAdagrad)."""
+    return Adagrad(learning_rate, beta1, tau)
 
 
 def control_variate(inner: ServerRule) -> ControlVariate:
@@ -98,18 +123,12 @@ class Adam:
     tau: float = 1e-3
 
     def __post_init__(self) -> None:
-        _check_rate(self.learning_rate)
-        number("beta1", self.beta1, "a number in [0, 1)", lambda beta: 0 <= beta < 1)
+        _check_adaptive(self.learning_rate, self.beta1, self.tau)
         number("beta2", self.beta2, "a number in [0, 1)", lambda beta: 0 <= beta < 1)
-        number("tau", self.tau, "a number above 0", lambda tau: 0 < tau < math.inf)
 
     def init(self, layout: Layout) -> State:
         """The round and the moments."""
-        return {
-            "round": np.array(0, np.int64),
-            "mean": np.zeros(layout.size, np.float32),
-            "square": np.full(layout.size, self.tau**2, np.float32),
-        }
+        return _moments(layout, self.tau)
 
     def extras(self, state: State) -> dict[str, np.ndarray]:
         """None."""
@@ -123,16 +142,63 @@ class Adam:
         fraction_of_population: float,
     ) -> tuple[State, np.ndarray]:
         """One step of the moments and of the parameters."""
-        delta = mean["delta"]
-        m = self.beta1 * state["mean"] + (1 - self.beta1) * delta
-        v = self.beta2 * state["square"] + (1 - self.beta2) * delta**2
-        x = parameters + _rate(self.learning_rate, state) * m / (np.sqrt(v) + self.tau)
-        new: dict[str, np.ndarray] = {
-            "round": state["round"] + np.int64(1),
-            "mean": m.astype(np.float32),
-            "square": v.astype(np.float32),
-        }
-        return _arrays(new), x.astype(np.float32)
+        v = self._second_moment(state["square"], mean["delta"] ** 2)
+        return _scaled_step(self, state, parameters, mean["delta"], v)
+
+    def _second_moment(self, v: np.ndarray, squared: np.ndarray) -> np.ndarray:
+        return self.beta2 * v + (1 - self.beta2) * squared
+
+
+@dataclass(frozen=True)
+class Yogi(Adam):
+    """As `Adam`, but v ← v - (1-β₂)·Δ²·sign(v - Δ²): it falls and rises by what the delta's size allows, not v's.
+
+    Args:
+        learning_rate: η, positive; or a function of the round.
+        beta1: β₁ in [0, 1).
+        beta2: β₂ in [0, 1).
+        tau: τ, the degree of adaptivity, positive: smaller adapts more.
+    """
+
+    def _second_moment(self, v: np.ndarray, squared: np.ndarray) -> np.ndarray:
+        moved: np.ndarray = v - (1 - self.beta2) * squared * np.sign(v - squared)
+        return moved
+
+
+@dataclass(frozen=True)
+class Adagrad:
+    """As `Adam`, but v ← v + Δ²: steps only become shorter.
+
+    Args:
+        learning_rate: η, positive; or a function of the round.
+        beta1: β₁ in [0, 1); the paper's experiments have 0.
+        tau: τ, the degree of adaptivity, positive: smaller adapts more.
+    """
+
+    learning_rate: LearningRate = 0.1
+    beta1: float = 0.0
+    tau: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _check_adaptive(self.learning_rate, self.beta1, self.tau)
+
+    def init(self, layout: Layout) -> State:
+        """The round and the moments."""
+        return _moments(layout, self.tau)
+
+    def extras(self, state: State) -> dict[str, np.ndarray]:
+        """None."""
+        return {}
+
+    def update(
+        self,
+        state: State,
+        parameters: np.ndarray,
+        mean: Mapping[str, np.ndarray],
+        fraction_of_population: float,
+    ) -> tuple[State, np.ndarray]:
+        """One step of the moments and of the parameters."""
+        return _scaled_step(self, state, parameters, mean["delta"], state["square"] + mean["delta"] ** 2)
 
 
 @dataclass(frozen=True)
@@ -166,6 +232,29 @@ class ControlVariate:
         return {**new, "control": control}, x
 
 
+def _moments(layout: Layout, tau: float) -> State:
+    """Those before the first round: m = 0, v = τ²."""
+    return {
+        "round": np.array(0, np.int64),
+        "mean": np.zeros(layout.size, np.float32),
+        "square": np.full(layout.size, tau**2, np.float32),
+    }
+
+
+def _scaled_step(
+    rule: Adam | Adagrad, state: State, parameters: np.ndarray, delta: np.ndarray, v: np.ndarray
+) -> tuple[State, np.ndarray]:
+    """A step: m ← β₁·m + (1-β₁)·Δ;  x ← x + η·m / (√v + τ)."""
+    m = rule.beta1 * state["mean"] + (1 - rule.beta1) * delta
+    x = parameters + _rate(rule.learning_rate, state) * m / (np.sqrt(v) + rule.tau)
+    new: dict[str, np.ndarray] = {
+        "round": state["round"] + np.int64(1),
+        "mean": m.astype(np.float32),
+        "square": v.astype(np.float32),
+    }
+    return _arrays(new), x.astype(np.float32)
+
+
 def _rate(learning_rate: LearningRate, state: State) -> float:
     if not callable(learning_rate):
         return learning_rate
@@ -180,6 +269,12 @@ def _rate(learning_rate: LearningRate, state: State) -> float:
 def _check_rate(learning_rate: LearningRate) -> None:
     if not callable(learning_rate):
         number("learning_rate", learning_rate, "a number above 0", lambda eta: 0 < eta < math.inf)
+
+
+def _check_adaptive(learning_rate: LearningRate, beta1: float, tau: float) -> None:
+    _check_rate(learning_rate)
+    number("beta1", beta1, "a number in [0, 1)", lambda beta: 0 <= beta < 1)
+    number("tau", tau, "a number above 0", lambda tau: 0 < tau < math.inf)
 
 
 def _arrays(state: Mapping[str, np.ndarray]) -> State:

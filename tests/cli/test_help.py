@@ -65,6 +65,6 @@ def test_a_command_line_that_is_wrong_is_refused_with_where_to_find_help(argumen
 def test_strategies_are_listed_with_what_they_are(tmp_path):
     done = quorate("strategies", "list", cwd=tmp_path)
     assert done.returncode == 0
-    for name in ("fedadam", "fedavg", "fedprox", "median", "scaffold"):
+    for name in ("fedadagrad", "fedadam", "fedavg", "fedprox", "fedyogi", "median", "scaffold"):
         (line,) = [line for line in done.stdout.splitlines() if line.strip().startswith(name)]
         assert len(line.split()) > 4

@@ -18,6 +18,7 @@ from quorate.interop.flower.fleet import OverGrid
 from quorate.interop.flower.nodes import Work, client_app
 from quorate.interop.flower.strategies import flower
 from quorate.parameters import Layout, Parameters
+from quorate.rounds import State
 from quorate.strategies import Strategy, local_rules, server_rules
 from tests.interop.flower.grids import DirectGrid
 
@@ -81,11 +82,16 @@ def test_the_proximal_term_is_that_of_the_paper_whose_norm_is_squared() -> None:
     assert np.abs(added - unsquared).max() > 0.1
 
 
+def from_zero(state: State) -> dict[str, np.ndarray]:
+    """A state of moments whose second one is 0, as Flower's is at first."""
+    return {**state, "square": np.zeros_like(state["square"])}
+
+
 class _AsFlowers(server_rules.Adam):
-    """Our Adam with what Flower's has besides: v = 0 at first, and the bias correction of one round later."""
+    """Our Adam from Flower's start, v = 0."""
 
     def init(self, layout: Layout) -> dict[str, np.ndarray]:
-        return {**super().init(layout), "square": np.zeros(layout.size, np.float32)}
+        return from_zero(super().init(layout))
 
 
 def test_fedadam_is_that_of_the_paper_and_flower_s_is_it_with_another_start_and_rate() -> None:
@@ -109,6 +115,37 @@ def test_fedadam_is_that_of_the_paper_and_flower_s_is_it_with_another_start_and_
     np.testing.assert_allclose(parameters_after(adam(ahead=2)), theirs, rtol=1e-4, atol=1e-5)
     assert np.abs(parameters_after(adam(ahead=1)) - theirs).max() > 0.01  # Kingma and Ba's
     assert np.abs(parameters_after(q.strategies.fedadam(eta)) - theirs).max() > 0.01  # Reddi's, and ours
+
+
+class _YogiAsFlowers(server_rules.Yogi):
+    """Our Yogi from Flower's start, v = 0."""
+
+    def init(self, layout: Layout) -> dict[str, np.ndarray]:
+        return from_zero(super().init(layout))
+
+
+class _AdagradAsFlowers(server_rules.Adagrad):
+    """Our Adagrad from Flower's start, v = 0."""
+
+    def init(self, layout: Layout) -> dict[str, np.ndarray]:
+        return from_zero(super().init(layout))
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "as_theirs"),
+    [
+        ("FedYogi", q.strategies.fedyogi(0.1), _YogiAsFlowers(0.1, 0.9, 0.99, 1e-3)),
+        ("FedAdagrad", q.strategies.fedadagrad(0.1), _AdagradAsFlowers(0.1, 0.0, 1e-3)),
+    ],
+)
+def test_fedyogi_and_fedadagrad_are_those_of_the_paper_and_flower_s_start_elsewhere(
+    name: str, ours: Strategy, as_theirs: server_rules.ServerRule
+) -> None:
+    """Reddi et al. 2021, algorithm 2: v₋₁ ≥ τ². Flower starts at v = 0; the rest is the paper's in both."""
+    theirs = parameters_after(flower(name, {"eta": 0.1}))
+    made = Strategy("theirs", ours.local, ours.aggregator, as_theirs)
+    np.testing.assert_allclose(parameters_after(made), theirs, rtol=1e-4, atol=1e-5)
+    assert np.abs(parameters_after(ours) - theirs).max() > 1e-5
 
 
 # --- FedAvg, the same app from the same start: on our fleets, and on Flower's runtimes

@@ -12,6 +12,8 @@ LAYOUT = Layout((("weight", (2, 3)), ("bias", (3,))))
 FACTORIES = {
     "fedavg": strategies.fedavg,
     "fedadam": strategies.fedadam,
+    "fedyogi": strategies.fedyogi,
+    "fedadagrad": strategies.fedadagrad,
     "fedprox": strategies.fedprox,
     "scaffold": strategies.scaffold,
     "median": strategies.median,
@@ -98,6 +100,8 @@ def test_scaffold_carries_the_change_of_the_control_variate_too():
         (lambda: strategies.fedadam(beta1=-0.1), "beta1: -0.1"),
         (lambda: strategies.fedadam(beta2=1), "beta2: 1"),
         (lambda: strategies.fedadam(tau=0), "tau: 0 was found; a number above 0"),
+        (lambda: strategies.fedyogi(beta2=1), "beta2: 1"),
+        (lambda: strategies.fedadagrad(tau=-1), "tau: -1 was found; a number above 0"),
         (lambda: strategies.fedprox(mu=-1), "mu: -1 was found; a number of at least 0"),
         (lambda: strategies.scaffold(control_bound=0), "bound: 0"),
     ],

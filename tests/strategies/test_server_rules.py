@@ -16,6 +16,8 @@ RULES = {
     "momentum": server_rules.sgd(0.5, 0.9),
     "decay": server_rules.sgd(lambda t: 1 / math.sqrt(t + 1)),
     "adam": server_rules.adam(0.1),
+    "yogi": server_rules.yogi(0.1),
+    "adagrad": server_rules.adagrad(0.1, 0.5),
     "control": server_rules.control_variate(server_rules.adam(0.1)),
 }
 
@@ -62,6 +64,25 @@ def test_adam_follows_the_equations_of_the_paper_step_by_step():
         expected = expected + eta * m / (np.sqrt(v) + tau)
         state, x = rule.update(state, x, {"delta": delta}, 1.0)
         np.testing.assert_allclose(state["mean"], m, rtol=1e-5)
+        np.testing.assert_allclose(state["square"], v, rtol=1e-5)
+        np.testing.assert_allclose(x, expected, rtol=1e-5)
+
+
+SECOND_MOMENTS = {
+    server_rules.Yogi(0.1, 0.8, 0.9, 1e-2): lambda v, s: v - (1 - 0.9) * s * np.sign(v - s),
+    server_rules.Adagrad(0.1, 0.8, 1e-2): lambda v, s: v + s,
+}
+
+
+@pytest.mark.parametrize("rule", SECOND_MOMENTS, ids=lambda rule: type(rule).__name__)
+def test_yogi_and_adagrad_differ_from_adam_in_the_second_moment_only(rule):
+    m, v, expected = np.zeros(3), np.full(3, 1e-4), X.astype(np.float64)
+    state, x = rule.init(LAYOUT), X
+    for delta in DELTAS:
+        m = 0.8 * m + 0.2 * delta
+        v = SECOND_MOMENTS[rule](v, delta.astype(np.float64) ** 2)
+        expected = expected + 0.1 * m / (np.sqrt(v) + 1e-2)
+        state, x = rule.update(state, x, {"delta": delta}, 1.0)
         np.testing.assert_allclose(state["square"], v, rtol=1e-5)
         np.testing.assert_allclose(x, expected, rtol=1e-5)
 

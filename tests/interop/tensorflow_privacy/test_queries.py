@@ -19,6 +19,7 @@ from quorate.privacy import (
     forecast,
 )
 from quorate.privacy.external import gaussian_mean, is_accounted, write
+from quorate.privacy.mechanisms.rounded_noise import WITHIN
 from quorate.randomness import Randomness
 from quorate.rounds import CohortBounds, PublicValues, SumShape, Vector, VectorSpec
 
@@ -113,6 +114,45 @@ def test_an_adaptive_clip_splits_the_noise_between_the_sum_and_the_count():
     )
     _, event = their_sum(query)
     assert gaussian_mean(ExternalEvent(write(event))) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_after_equal_updates_an_adaptive_clip_norm_is_theirs():
+    # Andrew et al. 2021, algorithm 1, without noise on the count: C ← C·exp(-η(b - γ)).
+    mechanism = CentralGaussian(
+        clip_norm=1.0, noise_multiplier=MULTIPLIER, adaptive_clip={"quantile": 0.7, "learning_rate": 0.4}
+    )
+    query = tfp.QuantileAdaptiveClipSumQuery(1.0, 0.0, 0.7, 0.4, 0.0, CLIENTS)
+    ours, theirs = mechanism.init(SHAPE.vectors), query.initial_global_state()
+    rng, norms = np.random.default_rng(7), []
+    for _ in range(25):
+        records = rng.normal(size=(CLIENTS, LENGTH)).astype(np.float32) / np.sqrt(LENGTH)
+        records *= rng.uniform(0.2, 8, (CLIENTS, 1)).astype(np.float32)  # of these norms, about
+        params, sample = query.derive_sample_params(theirs), query.initial_sample_state(tf.zeros(LENGTH))
+        for record in records:
+            sample = query.accumulate_record(params, sample, tf.constant(record))
+        _, theirs, _ = query.get_noised_result(sample, theirs)
+        public = PublicValues(mechanism.clip(ours), bytes(32))
+        told = [mechanism.measured({"delta": record}, SHAPE.vectors, public) for record in records]
+        means = {name: np.mean([one[name] for one in told], axis=0) for name in told[0]}
+        ours, _ = mechanism.update(ours, means)
+        norms.append(mechanism.clip(ours))
+        assert norms[-1] == pytest.approx(float(query.derive_metrics(theirs)["clip"]), rel=1e-5)
+    assert max(norms) > 3 * norms[0]  # it moved, and back and forth
+    assert (np.diff(norms) < 0).any()
+
+
+def test_a_noisy_count_beyond_all_members_moves_our_clip_norm_on_and_theirs_to_a_limit():
+    # b̃ = 1.5: algorithm 1 takes it as it is; theirs cuts it to [0, 1], which no member's data decide either.
+    mechanism = CentralGaussian(clip_norm=1.0, noise_multiplier=MULTIPLIER, adaptive_clip={})
+    ours, _ = mechanism.update(mechanism.init(SHAPE.vectors), {WITHIN: np.array([1.0])})
+    assert mechanism.clip(ours) == pytest.approx(np.exp(-0.2 * (1.5 - 0.5)))
+    query = tfp.QuantileEstimatorQuery(1.0, 0.5, 0.2, 0.0, 1.0, geometric_update=True)
+    state = query.initial_global_state()
+    sample = query.initial_sample_state()
+    for _ in range(2):  # of one that is expected
+        sample = query.accumulate_record(query.derive_sample_params(state), sample, tf.constant(0.5))
+    estimate, _, _ = query.get_noised_result(sample, state)
+    assert float(estimate) == pytest.approx(np.exp(-0.2 * (1.0 - 0.5)))
 
 
 @pytest.mark.parametrize(

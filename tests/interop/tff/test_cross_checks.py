@@ -92,6 +92,54 @@ def test_server_adam_is_the_papers_and_tffs_has_a_bias_correction():
     assert np.abs(ours - theirs).max() > 0.01
 
 
+def yogi(deltas, eta, beta1, beta2, tau, start):
+    """Zaheer et al. 2018, algorithm 2, with the bias correction of Kingma and Ba that TFF adds."""
+    x = m = np.zeros(deltas.shape[1])
+    v = np.full(deltas.shape[1], start)
+    for t, delta in enumerate(deltas.astype(np.float64), 1):
+        m = beta1 * m + (1 - beta1) * delta
+        v = v - (1 - beta2) * np.sign(v - delta**2) * delta**2
+        x = x + eta * np.sqrt(1 - beta2**t) / (1 - beta1**t) * m / (np.sqrt(v) + tau)
+    return x
+
+
+def test_server_yogi_is_the_papers_and_tffs_has_a_bias_correction():
+    start = 1e-3**2  # theirs takes any, ours is tau squared
+    theirs = stepped(
+        tff.learning.optimizers.build_yogi(0.1, 0.9, 0.99, 1e-3, initial_preconditioner_value=start), UPDATES
+    )
+    np.testing.assert_allclose(theirs, yogi(UPDATES, 0.1, 0.9, 0.99, 1e-3, start), rtol=1e-4, atol=1e-6)
+
+    rounds = iter(range(1, len(UPDATES) + 1))
+
+    def corrected(_):
+        t = next(rounds)
+        return 0.1 * np.sqrt(1 - 0.99**t) / (1 - 0.9**t)
+
+    ours = updated(server_rules.yogi(0.1, 0.9, 0.99, 1e-3), UPDATES)
+    np.testing.assert_allclose(
+        updated(server_rules.yogi(corrected, 0.9, 0.99, 1e-3), UPDATES), theirs, rtol=1e-4, atol=1e-6
+    )
+    assert np.abs(ours - theirs).max() > 0.01
+
+
+def test_server_adagrad_is_tffs_but_for_where_the_small_constant_stands():
+    # Duchi et al. 2011, section 1.1, and Reddi et al. 2021: η·Δ / (√v + τ). TFF: η·Δ / √(v + ε).
+    tau, start = 1e-3, 1e-3**2
+    build = tff.learning.optimizers.build_adagrad
+    theirs = stepped(build(0.1, initial_preconditioner_value=start, epsilon=0.0), UPDATES)
+    ours = updated(server_rules.adagrad(0.1, 0.0, tau), UPDATES)
+    v = start + np.cumsum(UPDATES.astype(np.float64) ** 2, axis=0)
+    np.testing.assert_allclose(theirs, (0.1 * UPDATES / np.sqrt(v)).sum(axis=0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(ours, (0.1 * UPDATES / (np.sqrt(v) + tau)).sum(axis=0), rtol=1e-4, atol=1e-6)
+    # On updates that are large beside τ the two are one.
+    np.testing.assert_allclose(
+        updated(server_rules.adagrad(0.1, 0.0, tau), 1e4 * UPDATES),
+        stepped(build(0.1, initial_preconditioner_value=start, epsilon=0.0), 1e4 * UPDATES),
+        atol=1e-4,
+    )
+
+
 DATA = [
     Examples(RNG.normal(size=(size, 5)).astype(np.float32), RNG.integers(0, 3, size)) for size in (7, 12, 9)
 ]
