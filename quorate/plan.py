@@ -405,6 +405,8 @@ class Plan(Terms):
         delta = self.privacy.delta or default_delta(population)
         amplified = self.rounds.sampling == "poisson" and self.secure_aggregation.buckets == 1
         privacy = self.privacy.model_copy(update={"delta": delta})
+        if isinstance(privacy, DpQuery):
+            return privacy
 
         def at(bits: int) -> AnyMechanism:
             return calibrate(

@@ -86,8 +86,11 @@ class Mechanism(Protocol):
         """What of the section can't be with so many members expected in a sum, a sentence each."""
         ...
 
-    def ring_bits(self, vectors: VectorSpec, bounds: CohortBounds) -> int:
-        """The ring to sum in where the plan doesn't say: 16 bits where that costs next to nothing, else 32."""
+    def ring_bits(self, vectors: VectorSpec, bounds: CohortBounds) -> int | None:
+        """The ring to sum in where the plan doesn't say: 16 bits where that costs next to nothing, else 32.
+
+        None: it takes float32 values.
+        """
         ...
 
     def clipping_codec(self, vector: Vector, public: PublicValues) -> Codec | None:

@@ -95,6 +95,10 @@ class DpQuery(Stateless, Section):
         """None: the query takes float32 values."""
         return None
 
+    def clipping_codec(self, vector: Vector, public: PublicValues) -> None:
+        """None: it is the query that bounds an update."""
+        return None
+
     def codec(self, vector: Vector, shape: SumShape, public: PublicValues) -> Codec:
         """Values as they are."""
         return Float32()
