@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import gc
 import logging
+import sqlite3
 import sys
 import threading
 import time
@@ -32,7 +33,7 @@ from quorate.clients.agent.description import Description
 from quorate.clients.agent.policy import Policy
 from quorate.clients.agent.state import AgentState
 from quorate.clients.agent.stream import ComeBack, Refused, Stream, StreamLost
-from quorate.errors import IdentityRefused, PlanError, ProtocolViolation, TrainingFailed
+from quorate.errors import IdentityRefused, PlanError, ProtocolViolation, StateError, TrainingFailed
 from quorate.logs import bound
 from quorate.wire import device_pb2 as pb
 from quorate.wire.streams import VERSIONS, ZSTD
@@ -118,11 +119,10 @@ class Agent:
         Returns:
             Whether the agent should begin anew, in a fresh process: what rounds loaded is not kept while it waits.
         """
-        self.state.give_up()
         log.info("started", extra={"device": self.connection.device, "fields": {"tasks": self._names()}})
         try:
             while not self._stopping.is_set():
-                wait_s = self._turn()
+                wait_s = self._forgiving()
                 if wait_s > self.settings.linger_s and not self._stopping.is_set():
                     self._rest()
                     if self._took_part:
@@ -147,6 +147,15 @@ class Agent:
             stream.interrupt()
 
     # --- a turn
+
+    def _forgiving(self) -> float:
+        """A turn; what can't be written down is not done, and tried again later."""
+        try:
+            self.state.give_up()
+            return self._turn()
+        except (StateError, sqlite3.Error, OSError) as error:
+            log.error("the agent's memory can't be used: %s", error)
+            return self.settings.backoff.failed()
 
     def _turn(self) -> float:
         """One check-in and what follows; returns how long to wait before the next."""

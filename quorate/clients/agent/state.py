@@ -130,7 +130,9 @@ class AgentState:
         return None if row is None else str(row[0])
 
     def note(self, **facts: str | float | None) -> None:
-        """Notes facts; None forgets one."""
+        """Notes facts; None forgets one. What is noted already is not written again."""
+        if all(self.fact(name) == (None if value is None else str(value)) for name, value in facts.items()):
+            return
         with self._transaction():
             for name, value in facts.items():
                 self._note(name, value)
@@ -316,13 +318,22 @@ class AgentState:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
+        """All or nothing.
+
+        Raises:
+            StateError: it can't be written: the disk is full, say.
+        """
         try:
-            yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # a full disk ends it by itself
+                    self._connection.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise StateError(f"{self.path} can't be written: {error}") from error
 
 
 @contextlib.contextmanager
@@ -338,10 +349,11 @@ def held(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode() or "unknown"
+            holder = os.pread(descriptor, 32, 0).decode().strip() or "unknown"
             raise StateError(f"{directory} is in use by the agent with process id {holder}") from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        os.pwrite(
+            descriptor, f"{os.getpid():<32}".encode(), 0
+        )  # in place: there is room for it on a full disk too
         yield
     finally:
         os.close(descriptor)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from quorate.errors import IdentityRefused
+from quorate.errors import IdentityRefused, StateError
 from quorate.identity import Role, Withdrawal
 from quorate.rounds import Member
 from quorate.server.authority import Authority
@@ -98,6 +98,10 @@ class EnrolmentService:
             log.info("an enrolment, a renewal or a withdrawal is refused", extra={"reason": str(refused)})
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(refused))
             raise AssertionError("abort raises") from refused
+        except StateError as error:  # the disk is full, say: nothing was written, and nothing is given out
+            log.error("the authority's records can't be used", extra={"reason": str(error)})
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the authority can't answer now")
+            raise AssertionError("abort raises") from error
 
 
 class CertifiedDoor:

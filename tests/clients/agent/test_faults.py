@@ -13,6 +13,7 @@ from quorate.rounds import Outcome
 from quorate.summation import Exposure
 from tests.clients.agent.federation import Federation, make, misbehaving, names, until
 from tests.clients.agent.proxy import Proxy
+from tests.disks import disk
 
 pytestmark = pytest.mark.slow
 
@@ -141,6 +142,31 @@ def test_a_network_that_fails_in_a_round_and_heals_costs_one_round(federation, h
         history = running.result().history
     assert [round.status for round in history] == ["committed", "committed"]
     until(lambda: all(past.outcome for past in federation.past(VICTIM)), "it knows how its rounds ended")
+
+
+def test_a_device_whose_disk_is_full_is_a_dropout_until_there_is_room(federation):
+    """What it can't write down does not leave it."""
+    with disk(federation.folder(VICTIM) / "state", 4) as full:
+
+        def fill() -> None:
+            federation.at.clear()
+            full.fill()
+
+        federation.at[VICTIM, SHARES] = fill
+        running = federation.in_background(make(rounds=2))
+        federation.start(*OTHERS)
+        federation.start(VICTIM, policy="[conditions]\nfree_disk_mb = 0\n")
+        until(lambda: federation.reports, "the first round ends")
+        full.free()
+        history = running.result().history
+        assert [(round.status, round.survivors) for round in history] == [("committed", 3), ("committed", 4)]
+        assert federation.agents[VICTIM].poll() is None
+        assert "the agent's memory can't be used" in federation.log(VICTIM)
+        assert "database or disk is full" in federation.log(VICTIM)
+        second, first = federation.past(VICTIM)
+        assert (first.exposure, first.outcome) == (Exposure.NOTHING, Outcome.ABORTED)
+        assert second.exposure is Exposure.REVEALED
+        federation.stop(VICTIM)
 
 
 def test_a_coordinator_that_goes_away_and_returns_is_found_again(federation):
