@@ -79,9 +79,9 @@ def flower_superlink(rounds: int) -> Outcome:
     assert app.server is not None
     import flower_app.server_app as theirs
 
-    with _superlink() as (address, start), internals.Run(address, internals.build(APP)) as run:
+    with superlink() as (address, start), internals.Run(address, internals.build(APP)) as run:
         for number in range(NODES):
-            _supernode(start, address, f"partition-id={number} num-partitions={NODES}")
+            supernode(start, address, f"partition-id={number} num-partitions={NODES}")
         theirs.run(run.grid, rounds)
     return _theirs(theirs)
 
@@ -94,15 +94,15 @@ def _theirs(module: Any) -> Outcome:
 
 
 def over_supernodes(rounds: int) -> Outcome:
-    with _superlink() as (address, start):
+    with superlink() as (address, start):
         for number in range(NODES):
             data = "benchmarks._peers_flower:part_of"
-            _supernode(start, address, f'quorate-data="{data}" partition-id={number}')
+            supernode(start, address, f'quorate-data="{data}" partition-id={number}')
         return ours(rounds, Flower(address, NODES, held_out="digits"), lines(PLAN, part_of, _part))
 
 
 def over_nodes_of_ours(rounds: int) -> Outcome:
-    with _superlink() as (address, start), tempfile.TemporaryDirectory() as states:
+    with superlink() as (address, start), tempfile.TemporaryDirectory() as states:
         for number in range(NODES):
             start(
                 "quorate", "agent", "run", "--insecure", "--flower", address,
@@ -123,7 +123,7 @@ def _open_policy(directory: Path) -> Path:
 # --- processes
 
 
-def _supernode(start: Any, superlink: str, config: str) -> None:
+def supernode(start: Any, superlink: str, config: str) -> None:
     start(
         "flower-supernode", "--insecure", "--superlink", superlink, "--node-config", config,
         *("--host", "127.0.0.1", "--port", str(_free_port())),
@@ -136,7 +136,7 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def _superlink() -> Iterator[tuple[str, Any]]:
+def superlink() -> Iterator[tuple[str, Any]]:
     """A SuperLink's address, and what starts other processes; all of them end with it."""
     groups: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryDirectory() as home:

@@ -142,8 +142,8 @@ class Certificate:
         return x509.load_der_x509_certificate(self.der).public_bytes(Encoding.PEM)
 
     def renewal_due(self, at: datetime.datetime) -> bool:
-        """Whether two thirds of its life are over."""
-        return at >= self.begins + (self.expires - self.begins) * 2 / 3
+        """Whether two thirds of its life are over; or it has not begun, as by a clock that was set back."""
+        return not self.begins <= at < self.begins + (self.expires - self.begins) * 2 / 3
 
 
 class Root:

@@ -1,7 +1,8 @@
 """Keeping up with the authority while a coordinator runs: the roll, and the coordinator's own certificate.
 
 A thread looks every second into the records of the coordinator's own authority (a revocation may come from another
-process), or every ten seconds at an independent authority's log; and every hour whether the certificate is due.
+process), or every ten seconds at an independent authority's log; and every minute whether a certificate is due, also
+because the clock was set. What fails is tried again: the thread must not end while the coordinator runs.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import threading
 import time
 from types import TracebackType
 
-from quorate.errors import IdentityRefused, Unreachable
+from quorate.errors import IdentityRefused, StateError, Unreachable
 from quorate.identity.logfile import KeptLog
 from quorate.identity.remote import RemoteAuthority
 from quorate.server.roll import Roll
@@ -21,7 +22,7 @@ __all__ = ["Keeper"]
 
 log = logging.getLogger(__name__)
 
-_OWN_S, _INDEPENDENT_S, _RENEWAL_S = 1.0, 10.0, 3600.0
+_OWN_S, _INDEPENDENT_S, _RENEWAL_S = 1.0, 10.0, 60.0
 
 
 class Keeper:
@@ -68,10 +69,11 @@ class Keeper:
                 if time.monotonic() - renewed >= _RENEWAL_S:
                     renewed = time.monotonic()
                     self._renew()
-            except (
-                IdentityRefused
-            ) as refused:  # of the log: nobody new is let in, and who was revoked stays out
+            except IdentityRefused as refused:
+                # Of the log: nobody new is let in, and who was revoked stays out.
                 log.error("the authority's log or its answer is not accepted", extra={"reason": str(refused)})
+            except (StateError, OSError) as error:  # the disk is full, say
+                log.error("the authority can't be asked, or a certificate kept", extra={"reason": str(error)})
 
     def _look(self) -> None:
         if self._remote is None:

@@ -169,7 +169,7 @@ class Enrolled:
                 log.info(
                     "the certificate was renewed", extra={"fields": {"until": renewed.expires.isoformat()}}
                 )
-            except Unreachable as error:
+            except (Unreachable, IdentityRefused) as error:  # what is held may be good still
                 log.warning("the certificate can't be renewed now: %s", error)
         self._holder.valid(now)
         if self._followed is None or time.monotonic() - self._followed > _FRESH_S:

@@ -13,6 +13,7 @@ from quorate.rounds import Outcome
 from quorate.summation import Exposure
 from tests.clients.agent.federation import Federation, make, misbehaving, names, until
 from tests.clients.agent.proxy import Proxy
+from tests.clocks import DAY, YEAR, Clock
 from tests.disks import disk
 
 pytestmark = pytest.mark.slow
@@ -167,6 +168,29 @@ def test_a_device_whose_disk_is_full_is_a_dropout_until_there_is_room(federation
         assert (first.exposure, first.outcome) == (Exposure.NOTHING, Outcome.ABORTED)
         assert second.exposure is Exposure.REVEALED
         federation.stop(VICTIM)
+
+
+def test_a_device_whose_clock_jumps_goes_on(federation):
+    """Ahead in the first round, far back in the second; deadlines and waits are by a clock that only runs."""
+    clock = Clock(federation.directory / "clock")
+    offsets = iter([10 * YEAR, -10 * YEAR])
+    federation.at[VICTIM, SHARES] = lambda: clock.jump(next(offsets, 0.0))
+    running = federation.in_background(make(rounds=3))
+    federation.start(*OTHERS)
+    federation.start(
+        VICTIM, environment=clock.environment, policy="[budget]\nepsilon = 1000.0\ndelta = 1e-6\n"
+    )
+    history = running.result().history
+    assert [(round.status, round.survivors) for round in history] == [("committed", 4)] * 3
+    assert heard(federation, VICTIM).outcome is Outcome.COMMITTED
+    assert federation.agents[VICTIM].poll() is None
+    last, middle, first = federation.past(VICTIM)
+    # It was believed when it was set ahead; set back, time stood still, and gave nothing back.
+    assert middle.began - first.began > 9 * YEAR
+    assert last.began >= middle.began
+    with federation.state(VICTIM) as state:
+        assert sum(state.spent(30 * DAY).values()) == 2
+        assert state.away_s() < 60
 
 
 def test_a_coordinator_that_goes_away_and_returns_is_found_again(federation):
