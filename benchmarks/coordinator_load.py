@@ -1,11 +1,17 @@
 """A coordinator under load: real agents over real gRPC, trivial training, secure aggregation off and on.
 
-    python -m benchmarks.coordinator_load [--quick] [--json FILE]
+    python -m benchmarks.coordinator_load [--quick] [--agents 100 1000] [--parameters 20000 200000] [--json FILE]
+    python -m benchmarks.coordinator_load --flower 10
 
 The coordinator is `quorate coordinator run` in a process of its own; agents, each with a connection of its own and the
 whole protocol, are in a few more on the same machine, whose cores they share. All agents take part in every round, so
 that a round waits for all of them to be back. The first round is not counted. Check-in is measured by a prober that no
-run wants, while rounds run. Memory is the coordinator's resident peak during rounds; its slope is between cohorts.
+run wants, while rounds run. Memory is the coordinator's resident peak during rounds; its slope is between cohorts, and
+what that grows by with d is the difference of two slopes over the difference of the d's. The coordinator's processor
+time an update hardly depends on what else the machine does; rates do.
+
+With `--flower` the same cohort and model are run side by side on a Flower SuperLink with that many stock SuperNodes,
+under FedAvg.
 """
 
 from __future__ import annotations
@@ -32,7 +38,8 @@ from quorate.wire.admin_pb2_grpc import AdminServiceStub
 from quorate.wire.streams import VERSIONS
 
 CLASSES = 100
-MOST_MB_A_STREAM = 0.25
+MOST_MB_A_STREAM, MOST_BYTES_A_VALUE = 0.25, 1.0
+LEAST_RATIO = 5.0
 MB = 1e6
 
 
@@ -116,6 +123,7 @@ def watched(started: Coordinator, rounds: int, timeout_s: float) -> dict[str, An
         return {
             "rounds_per_s": (rounds - 1) / seconds,
             "updates_per_s": sum(mark[3] for mark in marks[1:]) / seconds,
+            "cpu_ms": 1e3 * (cpu_after - cpu) / sum(mark[3] for mark in marks[1:]),
             "mb_per_s": (sent + received) / MB / seconds,
             "cores": (cpu_after - cpu) / seconds,
             "peak_mb": started.peak_bytes / MB,
@@ -149,6 +157,7 @@ def rows_of(case: str, found: dict[str, Any]) -> list[Row]:
         Row(case, "check-in while rounds run, p50", "ms", found["check_in_p50_ms"]),
         Row(case, "check-in while rounds run, p99", "ms", found["check_in_p99_ms"]),
         Row(case, "coordinator's processor time", "cores", found["cores"]),
+        Row(case, "coordinator's processor time an update", "ms", found["cpu_ms"]),
         Row(case, "coordinator's peak memory", "MB", found["peak_mb"]),
     ]
 
@@ -162,6 +171,21 @@ def slope(case: str, cohorts: tuple[int, int], peaks: tuple[float, float]) -> Ro
     return Row(case, name, "MB", value, f"<= {MOST_MB_A_STREAM}", value <= MOST_MB_A_STREAM)
 
 
+def beside_flower(nodes: int, parameters: int) -> list[Row]:
+    """As many agents as SuperNodes, the same model; the first round of each is not counted."""
+    from benchmarks._load_flower import updates_per_s
+
+    case = f"plain sums, {nodes} members, d {parameters // 1000}k"
+    own = measured(nodes, parameters, 20, secure=False, timeout_s=300.0)["updates_per_s"]
+    theirs = updates_per_s(nodes, parameters, 3)
+    ratio = own / theirs
+    return [
+        Row(case, "updates", "1/s", own, reference="flwr 1.41", reference_value=theirs),
+        Row(case, "updates on Flower", "1/s", theirs),
+        Row(case, "ratio", "x", ratio, f">= {LEAST_RATIO}", ratio >= LEAST_RATIO),
+    ]
+
+
 def show(row: Row) -> None:
     verdict = "" if row.holds is None else ("holds" if row.holds else "DOES NOT HOLD")
     print(f"{row.case:34} {row.metric:40} {row.value:10.4g} {row.unit:6} {row.goal:8} {verdict}", flush=True)
@@ -172,12 +196,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="20 and 60 agents: under 60 s")
-    parser.add_argument("--agents", type=int, nargs=2, help="the two cohorts, in the place of 100 and 1,000")
+    parser.add_argument("--agents", type=int, nargs="+", help="the cohorts, in the place of 100 and 1,000")
+    parser.add_argument("--parameters", type=int, nargs="+", help="in the place of 20,000 and 200,000")
     parser.add_argument("--sums", choices=["plain", "secure", "both"], default="both")
+    parser.add_argument("--flower", type=int, metavar="NODES", help="beside Flower, and nothing else")
     parser.add_argument("--json", metavar="FILE", help="write the rows there")
     options = parser.parse_args()
-    cohorts, rounds, timeout_s = ((20, 60), 3, 60.0) if options.quick else ((100, 1000), 4, 1800.0)
-    cohorts = tuple(options.agents or cohorts)
+    cohorts, rounds, timeout_s = ([20, 60], 3, 60.0) if options.quick else ([100, 1000], 4, 450.0)
+    cohorts = options.agents or cohorts
+    lengths = options.parameters or ([200_000] if options.quick else [20_000, 200_000])
     kinds = {"plain": (False,), "secure": (True,), "both": (False, True)}[options.sums]
     rows: list[Row] = []
 
@@ -186,16 +213,30 @@ def main() -> None:
             rows.append(row)
             show(row)
 
+    if options.flower:
+        add(*beside_flower(options.flower, lengths[-1]))
+        kinds = ()
     for secure in kinds:
         name = "secure aggregation" if secure else "plain sums"
-        for parameters in (200_000,) if options.quick else (20_000, 200_000):
+        slopes = []
+        for parameters in lengths:
             peaks = []
             for cohort in cohorts:
                 case = f"{name}, {cohort} agents, d {parameters // 1000}k"
                 found = measured(cohort, parameters, rounds, secure, timeout_s)
                 peaks.append(found["peak_mb"])
                 add(*rows_of(case, found))
-            add(slope(f"{name}, d {parameters // 1000}k", cohorts, (peaks[0], peaks[1])))
+            if len(cohorts) > 1:
+                found_slope = slope(
+                    f"{name}, d {parameters // 1000}k", (cohorts[0], cohorts[-1]), (peaks[0], peaks[-1])
+                )
+                slopes.append(found_slope.value)
+                add(found_slope)
+        if len(slopes) > 1:
+            grows = 1e6 * (slopes[-1] - slopes[0]) / (lengths[-1] - lengths[0])
+            # A copy of a value for each stream would be 4 bytes, and as many again for its update.
+            held = grows <= MOST_BYTES_A_VALUE if cohorts[0] >= 100 else None
+            add(Row(name, "memory a stream and value", "B", grows, f"<= {MOST_BYTES_A_VALUE}", held))
     if options.json:
         machine = {
             "system": platform.platform(),

@@ -84,11 +84,12 @@ class DeviceFleet(RemoteFleet):
         if not taking_part:
             return
         self.demand.measured(time.monotonic() - self._opened)
-        for member, stream in taking_part.items():
+        waits_s = self._service.waits_s(self.demand, len(taking_part))
+        for (member, stream), wait_s in zip(taking_part.items(), waits_s, strict=True):
             last: list[bytes] = []
             if member in outcomes:
                 last += conclusion(run, round, outcomes[member])
-            last.append(come_back(self._service.after_s(self.demand), "the round is over"))
+            last.append(come_back(wait_s, "the round is over"))
             with passing(Point.SEND_OUTCOME):
                 stream.end(last)
 

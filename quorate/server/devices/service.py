@@ -25,7 +25,7 @@ import grpc
 from quorate.errors import ProtocolViolation, QuorateError
 from quorate.rounds import Member, Outcome
 from quorate.server.devices import pacing
-from quorate.server.devices.streams import End, FrameBudget, Stream, come_back, conclusion
+from quorate.server.devices.streams import Calls, End, FrameBudget, Stream, come_back, conclusion
 from quorate.server.devices.waiting import Demand, WaitingRoom
 from quorate.server.metrics import Metrics
 from quorate.wire import device_pb2 as pb
@@ -87,7 +87,7 @@ Recorded = Callable[[str, int, Member], Outcome | None]
 
 
 class DeviceService:
-    """Serves devices. Everything but `concluded`, `after_s` and `away_s` happens in the event loop that serves it.
+    """Serves devices. Everything but `concluded`, and what says how long devices wait, happens in its event loop.
 
     Args:
         door: says who a device is.
@@ -109,7 +109,8 @@ class DeviceService:
         self._door, self._recorded = door, recorded
         self._known = pacing.DistinctDevices()
         self._streams: dict[Member, Stream] = {}
-        self._open = 0
+        self._open, self._read_bytes = 0, 0
+        self._calls: Calls | None = None
         self._budget = FrameBudget(self.limits.frame_bytes)
         self._ended: OrderedDict[tuple[str, int], Mapping[Member, Outcome]] = OrderedDict()
         metrics.devices.labels("waiting").set_function(lambda: room.total)
@@ -125,8 +126,12 @@ class DeviceService:
 
     def after_s(self, demand: Demand) -> float:
         """When a device should come back that a run could use."""
-        round_s = _FIRST_ROUND_S if demand.round_s is None else demand.round_s
-        return pacing.after_s(self._known.count(), demand.fewest, round_s)
+        return self.waits_s(demand, 1)[0]
+
+    def waits_s(self, demand: Demand, count: int) -> list[float]:
+        """The same for many devices: each its own time."""
+        round_s, known = _FIRST_ROUND_S if demand.round_s is None else demand.round_s, self._known.count()
+        return [pacing.after_s(known, demand.fewest, round_s) for _ in range(count)]
 
     def away_s(self, tasks: frozenset[str]) -> float:
         """When a device with these tasks should come back that does not wait now."""
@@ -224,8 +229,9 @@ class DeviceService:
     def _stream(self, device: Member, check_in: pb.CheckIn) -> Stream:
         task = asyncio.current_task()
         assert task is not None
-        loop = asyncio.get_running_loop()
-        return Stream(device, frozenset(check_in.tasks), ZSTD in check_in.encodings, loop, task.cancel)
+        if self._calls is None:
+            self._calls = Calls(asyncio.get_running_loop())
+        return Stream(device, frozenset(check_in.tasks), ZSTD in check_in.encodings, self._calls, task.cancel)
 
     async def _tell_outcomes(self, context: Any, device: Member, check_in: pb.CheckIn) -> None:
         for asked in check_in.undecided:
@@ -254,8 +260,8 @@ class DeviceService:
                 if isinstance(item, End):
                     break
                 for message in item:
-                    self.metrics.sent_bytes.inc(len(message))
                     await context.write(message)
+                self.metrics.sent_bytes.inc(sum(map(len, item)))
         finally:
             reading.cancel()
         if item.code != "OK":
@@ -279,6 +285,7 @@ class DeviceService:
                         frame = await self._rest(context, joiner)
                 elif frame is None:
                     continue
+                self._count()
                 await stream.deliver(hearer, frame)
                 self._budget.give(held)
                 held, frame, content = 0, None, None  # not kept until the next one comes
@@ -295,6 +302,11 @@ class DeviceService:
         self.room.leave(stream)  # it can't be drawn any more
         stream.end(code=code, reason=reason)
 
+    def _count(self) -> None:
+        """Once a frame: a counter has a lock."""
+        self.metrics.received_bytes.inc(self._read_bytes)
+        self._read_bytes = 0
+
     async def _rest(self, context: Any, joiner: Joiner) -> bytes:
         """The rest of a long frame."""
         while (content := await self._read(context)) is not None:
@@ -309,11 +321,12 @@ class DeviceService:
         raw = await context.read()
         if raw is grpc.aio.EOF:
             return None
-        self.metrics.received_bytes.inc(len(raw))
+        self._read_bytes += len(raw)
         return read_message(raw)
 
     def _left(self, stream: Stream) -> None:
         """The stream is over, for whatever reason."""
+        self._count()
         stream.close()
         if self._streams.get(stream.device) is stream:
             del self._streams[stream.device]

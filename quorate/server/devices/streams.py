@@ -19,7 +19,7 @@ from quorate.wire import device_pb2 as pb
 from quorate.wire import frames
 from quorate.wire.streams import compress, cut
 
-__all__ = ["End", "FrameBudget", "Hearer", "Outgoing", "Stream", "come_back", "conclusion"]
+__all__ = ["Calls", "End", "FrameBudget", "Hearer", "Outgoing", "Stream", "come_back", "conclusion"]
 
 MOST_QUEUED = 4
 """Frames that wait to be sent to one device. The protocol has at most one, and the conclusion after it."""
@@ -93,6 +93,33 @@ class End:
     reason: str
 
 
+class Calls:
+    """What other threads want done in an event loop, in order. The loop is woken once for many of them.
+
+    Args:
+        loop: that does it.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop):
+        self.loop = loop
+        self._waiting: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
+        self._woken = False
+
+    def soon(self, call: Callable[..., object], *arguments: object) -> None:
+        """Has something done, from any thread; nothing once the loop is closed."""
+        self._waiting.append((call, arguments))
+        if not self._woken:
+            self._woken = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and every stream with it
+                self.loop.call_soon_threadsafe(self._do)
+
+    def _do(self) -> None:
+        self._woken = False  # before the queue is emptied: who comes later wakes the loop again
+        while self._waiting:
+            call, arguments = self._waiting.popleft()
+            call(*arguments)
+
+
 class Stream:
     """A participation's stream.
 
@@ -100,7 +127,7 @@ class Stream:
         device: who is at the other end.
         tasks: that are installed there.
         zstd: whether the device can decompress.
-        loop: the event loop that it lives in.
+        calls: into the event loop that it lives in.
         kill: ends the stream at once, whatever it is doing.
     """
 
@@ -109,12 +136,12 @@ class Stream:
         device: Member,
         tasks: frozenset[str],
         zstd: bool,
-        loop: asyncio.AbstractEventLoop,
+        calls: Calls,
         kill: Callable[[], object],
     ):
         self.device, self.tasks, self.zstd = device, tasks, zstd
         self.hearer: Hearer | None = None
-        self._loop, self._kill = loop, kill
+        self._calls, self._kill = calls, kill
         self._outbox: deque[Sequence[bytes] | End] = deque()
         self._filled, self._taken = asyncio.Event(), asyncio.Event()
         self._timers: list[asyncio.TimerHandle] = []
@@ -124,15 +151,15 @@ class Stream:
 
     def send(self, frame: Outgoing) -> None:
         """Queues a frame."""
-        self._soon(self._put, frame)
+        self._calls.soon(self._put, frame)
 
     def end(self, last: Sequence[bytes] = (), code: str = "OK", reason: str = "") -> None:
         """Ends the stream once what is queued, and `last`, was read; soon in any case."""
-        self._soon(self._finish, last, End(code, reason))
+        self._calls.soon(self._finish, last, End(code, reason))
 
     def taken(self) -> None:
         """The frame that was delivered last was used: the next may come."""
-        self._soon(self._taken.set)
+        self._calls.soon(self._taken.set)
 
     # --- in the event loop
 
@@ -151,7 +178,7 @@ class Stream:
 
     def call_later(self, delay_s: float, call: Callable[[], object]) -> None:
         """Calls something in a while, if the stream is still there."""
-        self._timers.append(self._loop.call_later(delay_s, call))
+        self._timers.append(self._calls.loop.call_later(delay_s, call))
 
     def close(self) -> None:
         """The stream is over."""
@@ -180,10 +207,6 @@ class Stream:
         self._outbox.append(end)
         self._filled.set()
         self.call_later(FLUSH_S, self._kill)
-
-    def _soon(self, call: Callable[..., object], *arguments: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and every stream with it
-            self._loop.call_soon_threadsafe(call, *arguments)
 
 
 class FrameBudget:

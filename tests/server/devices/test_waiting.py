@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from quorate.server.devices.streams import Stream
+from quorate.server.devices.streams import Calls, Stream
 from quorate.server.devices.transport import StreamTransport
 from quorate.server.devices.waiting import Demand, Stopped, WaitingPopulation, WaitingRoom
 
@@ -21,7 +21,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 def streams(loop: asyncio.AbstractEventLoop, count: int, *tasks: str, prefix: str = "d") -> list[Stream]:
-    return [Stream(f"{prefix}{i}", frozenset(tasks), False, loop, lambda: None) for i in range(count)]
+    return [Stream(f"{prefix}{i}", frozenset(tasks), False, Calls(loop), lambda: None) for i in range(count)]
 
 
 class Holding(threading.Thread):
