@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quorate.clients.adapters.statistics import Statistic
 from quorate.engine import RunState
 from quorate.errors import MissingExtra
 from quorate.parameters import Parameters
@@ -64,6 +65,16 @@ class FinishedRun:
     def metrics(self) -> Mapping[str, float]:
         """The metrics of the learned parameters."""
         return self.committed[-1].metrics
+
+    @property
+    def answer(self) -> Mapping[str, float] | None:
+        """What a statistic's run found, in the question's words; None for a task that is no statistic.
+
+        Raises:
+            DataError: there was more noise than answer.
+        """
+        model = self.task.model
+        return model.answer(self.model) if isinstance(model, Statistic) else None
 
     def publish(
         self, registry: str | os.PathLike[str], model: str, alias: str | None = "stable", data_card: str = ""

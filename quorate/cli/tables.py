@@ -8,14 +8,21 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from quorate.errors import DataError
 from quorate.result import FinishedRun
 
 __all__ = ["as_json", "dropouts", "show"]
 
 
 def as_json(run: FinishedRun) -> dict[str, Any]:
-    """The result as JSON values."""
+    """The result as JSON values; a statistic's has an `answer`, null where there was more noise than answer."""
     epsilon = run.epsilon
+    answer: dict[str, Any] = {}
+    try:
+        if run.answer is not None:
+            answer = {"answer": dict(run.answer)}
+    except DataError:
+        answer = {"answer": None}
     return {
         "run": run.record.id,
         "terms": run.record.terms_hash,
@@ -23,6 +30,7 @@ def as_json(run: FinishedRun) -> dict[str, Any]:
         "aborted": len(run.history) - len(run.committed),
         "dropouts": dropouts(run),
         "metrics": dict(run.metrics),
+        **answer,
         "epsilon_released": None if epsilon is None else epsilon.released,
         "epsilon_server": epsilon.server if epsilon is not None and math.isfinite(epsilon.server) else None,
         "delta": None if epsilon is None else epsilon.delta,
@@ -52,9 +60,14 @@ def rows(run: FinishedRun) -> list[tuple[str, str]]:
     found = as_json(run)
     lines = [
         ("run", f"{found['run']} ({found['rounds']} rounds committed, {found['aborted']} aborted)"),
-        ("metrics", ", ".join(f"{name} {value:.4f}" for name, value in found["metrics"].items())),
-        ("dropouts", str(found["dropouts"])),
     ]
+    if found["metrics"]:
+        lines.append(
+            ("metrics", ", ".join(f"{name} {value:.4f}" for name, value in found["metrics"].items()))
+        )
+    if "answer" in found:
+        lines += _answer(found["answer"])
+    lines.append(("dropouts", str(found["dropouts"])))
     if run.epsilon is None:
         lines.append(("privacy", "no mechanism: no ε is claimed"))
     else:
@@ -85,3 +98,11 @@ def rows(run: FinishedRun) -> list[tuple[str, str]]:
             ("published", f"{version['model']} version {version['version']} in {version['registry']}")
         )
     return lines
+
+
+def _answer(found: dict[str, float] | None) -> list[tuple[str, str]]:
+    """A line for each of a statistic's cells."""
+    if found is None:
+        return [("answer", "none: there was more noise than answer; a larger cohort or ε would help")]
+    cells = [f"{name}: {value:.4g}" for name, value in found.items()]
+    return [("answer" if place == 0 else "", cell) for place, cell in enumerate(cells)]

@@ -41,6 +41,41 @@ def test_a_person_sees_the_same_result_as_a_table(finished):
     assert f"ε server    {finished.result['epsilon_server']:.3f}" in done.stdout
 
 
+HISTOGRAM = """\
+[task]
+name = "histogram"
+edges = [0, 3, 6, 9]
+
+[rounds]
+count = 1
+cohort = 40
+sampling = "fixed"
+
+[privacy]
+mechanism = "central-laplace"
+clip_norm = 1.0
+noise_multiplier = 1.0
+
+[fleet]
+kind = "simulation"
+dataset = "digits"
+clients = 40
+"""
+
+
+def test_a_statistic_s_run_prints_its_answer(tmp_path):
+    (tmp_path / "plan.toml").write_text(HISTOGRAM)
+    done = quorate("run", "plan.toml", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)["answer"]
+    assert list(answer) == ["[0, 3)", "[3, 6)", "[6, 9]"]
+    assert sum(answer.values()) == pytest.approx(1)
+    table = quorate("run", "plan.toml", cwd=tmp_path).stdout
+    assert "metrics" not in table
+    for name, share in answer.items():
+        assert f"{name}: {share:.4g}" in table
+
+
 def test_a_value_that_is_set_makes_another_run(copied):
     done = quorate(
         "run", "plan.toml", "--set", "rounds.count=1", "--set", "strategy.name=fedavg",

@@ -1,5 +1,6 @@
 """Federated statistics, end to end: whole runs, under every sum and mechanism, within the error that is stated."""
 
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import quorate as q
+from quorate.cli import tables
 from quorate.errors import PlanError
 from quorate.plan import Terms
 from quorate.planfile import make_plan
@@ -73,6 +75,15 @@ def test_gaussian_histograms_are_the_same_question_with_another_mechanism(mechan
     error = np.abs(done.model["cells"] - exact(done, digits(MEMBERS)))
     assert 0 < error.max() < 8 / MEMBERS
     assert math.isfinite(done.epsilon.server) == (mechanism != "central-gaussian")
+
+
+def test_a_finished_run_has_the_answer_and_says_when_noise_left_none():
+    done = ask(NONE, IDEAL)
+    assert done.answer == done.task.model.answer(done.model)
+    drowned = done.task.layout.unflatten(np.full(10, -1, np.float32))
+    spoiled = dataclasses.replace(done, state=dataclasses.replace(done.state, parameters=drowned))
+    assert tables.as_json(spoiled)["answer"] is None
+    assert any("more noise than answer" in value for _, value in tables.rows(spoiled))
 
 
 def test_more_rounds_are_added_up_and_charged():
