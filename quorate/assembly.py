@@ -24,14 +24,14 @@ from quorate.errors import PlanError, StateError
 from quorate.fleets import Ability, Fleet
 from quorate.parts import find_part, make_part
 from quorate.plan import FleetSection, IdealSum, PlainSum, Plan, SecAggPlus
-from quorate.privacy import DpQuery, Ledger, default_delta
+from quorate.privacy import DpQuery, Ledger, SharedLedger, default_delta
 from quorate.progress import ProgressBar
 from quorate.randomness import Randomness, generator
 from quorate.result import FinishedRun
 from quorate.server.coordinator import Coordinator, RoundReport
 from quorate.server.examples import example_spend
 from quorate.server.publishing import PublishWhenDue
-from quorate.server.records import Round, Run, RunStatus
+from quorate.server.records import PopulationBudget, Round, Run, RunStatus
 from quorate.server.selection import FirstDone, FixedSize, Sampler, Separated, TruncatedPoisson
 from quorate.server.store import Store
 from quorate.server.summing import SummingEngine
@@ -151,12 +151,18 @@ def open_run(store: Store, plan: Plan) -> Run:
     """The store's record of a resolved plan's run: the one that exists, or a new one.
 
     Raises:
-        StateError: the store holds this run with another kind of randomness.
+        StateError: the store holds this run with another kind of randomness, or its population with another budget.
     """
     if plan.publish is not None:
         plan.task.resolve().model.program_spec()  # what can't be served is refused now, not after the last round
     seeded = plan.fleet.seed is not None
-    record = store.open_run(plan.terms().encoded(), terms_hash(plan), simulated=seeded)
+    shared = plan.population
+    record = store.open_run(
+        plan.terms().encoded(),
+        terms_hash(plan),
+        simulated=seeded,
+        budget=None if shared is None else PopulationBudget(shared.name, shared.epsilon, shared.delta),
+    )
     if record.simulated != seeded:
         raise StateError(
             f"run {record.id} was started {'with' if record.simulated else 'without'} a seed; "
@@ -302,9 +308,18 @@ def _ledger(plan: Plan, record: Run, store: Store, engine: Engine, population: i
         private, budget = engine.event(engine.initial()) is not None, source.budget
         delta = source.delta or default_delta(population)
     if not private:
+        if record.population is not None:
+            raise PlanError(
+                f"population: found the budget of {record.population!r}, but the engine claims no privacy, so that no "
+                "round has an ε that could be charged to it; accepted: no [population]"
+            )
         return None
     assert delta is not None, "the plan is resolved"
-    return Ledger(store.ledger(record.id), delta=delta, budget=budget, simulated=plan.fleet.seed is not None)
+    rows, simulated = store.ledger(record.id), plan.fleet.seed is not None
+    if record.population is None:
+        return Ledger(rows, delta=delta, budget=budget, simulated=simulated)
+    account = store.account(record.population)
+    return SharedLedger(rows, account, delta=delta, budget=budget, simulated=simulated)
 
 
 @contextlib.contextmanager

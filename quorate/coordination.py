@@ -23,6 +23,7 @@ from quorate.errors import StateError
 from quorate.files import replace_file
 from quorate.hosting import Host
 from quorate.identity import Role
+from quorate.plan import Population
 from quorate.rounds import Member, Outcome
 from quorate.server.administration import ADMIN, admin_methods
 from quorate.server.devices import (
@@ -67,6 +68,7 @@ class CoordinatorProcess:
         folder: the coordinator's: state is in `state/`.
         addresses: where it listens.
         database: `postgresql://…`, in the place of one in the folder.
+        population: whose budget every run counts towards; None: those of plans with a `[population]` only.
         insecure: without certificates, on this machine only.
         limits: what devices may cost.
         grace_s: how long open rounds may take when it goes down.
@@ -83,6 +85,7 @@ class CoordinatorProcess:
         addresses: Addresses,
         *,
         database: str | None = None,
+        population: Population | None = None,
         insecure: bool = False,
         limits: Limits | None = None,
         grace_s: float = 30.0,
@@ -92,7 +95,7 @@ class CoordinatorProcess:
             check_local(addresses.admin)
         self._folder, self._addresses, self._grace_s = folder, addresses, grace_s
         self._site = None if insecure else Site(folder)
-        self._limits, self._database = limits, database
+        self._limits, self._database, self._population = limits, database, population
         self._stack = contextlib.ExitStack()
         self.ports: Mapping[str, int] = {}
         """By name: devices, admin, enrolment, metrics."""
@@ -117,7 +120,7 @@ class CoordinatorProcess:
         )
         recorded = partial(_recorded, store)
         standing = stand(stack, site, addresses.devices, addresses.enrolment, metrics, recorded, self._limits)
-        self.host = Host(store, standing.service, standing.members, standing.endorse)
+        self.host = Host(store, standing.service, standing.members, standing.endorse, self._population)
         ports = {"devices": standing.devices}
         if standing.enrolment is not None:
             ports["enrolment"] = standing.enrolment

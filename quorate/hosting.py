@@ -22,7 +22,7 @@ from quorate.errors import PlanError, QuorateError, RoundsAborted, StateError
 from quorate.fleets import Enrolment
 from quorate.logs import bound
 from quorate.parts import make_part
-from quorate.plan import FleetSection, Plan
+from quorate.plan import FleetSection, Plan, Population
 from quorate.planfile import format_plan, make_plan
 from quorate.rounds import Deadlines, Outcome
 from quorate.server.administration import RunEvent, RunState
@@ -48,6 +48,7 @@ class Host:
         service: where devices check in.
         enrolment: who is a member, where devices have certificates.
         endorse: signs the terms.
+        population: whose budget every run counts towards; None: those of plans with a `[population]` only.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class Host:
         service: DeviceService,
         enrolment: Enrolment | None = None,
         endorse: Callable[[bytes], Endorsement] | None = None,
+        population: Population | None = None,
     ):
         self.store, self.service, self.enrolment, self.endorse = store, service, enrolment, endorse
+        self._population = population
         self._runs: dict[str, _HostedRun] = {}
         self._lock = threading.RLock()
 
@@ -172,7 +175,10 @@ class Host:
     def _read(self, text: str) -> tuple[Plan, _Wanted]:
         """The plan of a text, resolved, and what its `[fleet]` says."""
         try:
-            plan = make_plan(tomllib.loads(text))
+            content = tomllib.loads(text)
+            if self._population is not None:
+                content.setdefault("population", self._population.model_dump())
+            plan = make_plan(content)
         except tomllib.TOMLDecodeError as error:
             raise PlanError(f"the plan is not TOML: {error}") from error
         if plan.fleet.kind != "devices" or plan.fleet.seed is not None:
@@ -181,6 +187,11 @@ class Host:
                 "'devices', with a population and without a seed"
             )
         wanted = _wanted(plan.fleet)
+        if self._population not in (None, plan.population):
+            raise PlanError(
+                f"population: found {plan.population}, but every run of this coordinator counts towards the budget of "
+                f"{self._population}; accepted: no [population]"
+            )
         assembly.check_recorded(plan)
         return plan.resolved(wanted.population), wanted
 

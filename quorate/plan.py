@@ -61,6 +61,7 @@ __all__ = [
     "IdealSum",
     "PlainSum",
     "Plan",
+    "Population",
     "Publish",
     "RingSum",
     "Rounds",
@@ -215,6 +216,23 @@ class Publish(Section):
     data_card: str = ""
 
 
+class Population(Section):
+    """`[population]`: whose budget this run's rounds count towards, beside its own. Outside the terms.
+
+    All runs of one state directory or coordinator that name the same population share its budget, whatever they learn;
+    the ledger refuses the round that would pass it. It stays as the first of them says.
+
+    Args:
+        name: of the people or devices that the runs are over.
+        epsilon: the `released` ε that all of them together must not pass.
+        delta: of that ε; it is said, because plans that expect different numbers of members share it.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    epsilon: Annotated[float, Field(gt=0)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+
+
 def _task_section(value: Any) -> Any:
     if isinstance(value, Task):
         section = TaskSection(name=value.name, **written("task", value.model.settings))
@@ -367,10 +385,21 @@ class Terms(Section):
 
 
 class Plan(Terms):
-    """A whole run: the terms, the fleet, and where the result goes."""
+    """A whole run: the terms, the fleet, where the result goes, and whose budget it counts towards."""
 
     fleet: FleetSection = FleetSection()
     publish: Publish | None = None
+    population: Population | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _accounted(self) -> Plan:
+        if self.population is not None and self.engine is None and not self.privacy.private:
+            raise PlanError(
+                f"population: found the budget of {self.population.name!r}, but with privacy.mechanism "
+                f"{self.privacy.mechanism!r} no round has an ε that could be charged to it; accepted: another "
+                "mechanism, or no [population]"
+            )
+        return self
 
     def terms(self) -> Terms:
         """The hashed part. Live objects stay bound."""

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from quorate.errors import PlanError, StateError
+from quorate.errors import BudgetExhausted, PlanError, StateError
 from quorate.hosting import Host
+from quorate.plan import Population
 from quorate.planfile import format_plan, make_plan
+from quorate.privacy import SharedLedger
 from quorate.rounds import Deadlines
 from quorate.server.administration import RunEvent, RunState
 from quorate.server.store import Store
@@ -37,9 +39,9 @@ def plan(rounds: int = 2, **sections: Any) -> str:
 
 
 @contextmanager
-def hosting(served: Served, directory: Path) -> Iterator[Host]:
+def hosting(served: Served, directory: Path, population: Population | None = None) -> Iterator[Host]:
     with closing(Store(directory)) as store:
-        host = Host(store, served.service)
+        host = Host(store, served.service, population=population)
         host.recover()
         try:
             yield host
@@ -191,3 +193,41 @@ def test_a_run_that_spent_its_budget_has_failed_with_the_reason(tmp_path: Path) 
         assert "above the budget of 20" in state.reason
         assert state.committed < 5
         assert not open_rounds(host, run)
+
+
+PHONES = {"name": "phones", "epsilon": 60.0, "delta": 1e-5}
+"""Six rounds of theirs fit, a seventh does not."""
+
+
+def test_two_runs_at_once_never_spend_more_than_their_population_may_and_a_restart_forgets_nothing(
+    tmp_path: Path,
+) -> None:
+    """Each of them alone could run to its end, which is four rounds."""
+    texts = [plan(rounds=4, population=PHONES, training={"learning_rate": rate}) for rate in (0.5, 0.2)]
+    with serving() as served, hosting(served, tmp_path) as host:
+        runs = [host.start(text).run for text in texts]
+        served.start(*NAMES)
+        assert eventually(lambda: all(host.state(run).over for run in runs), 60), host.states()
+        assert host.store.account("phones").spent().released <= 60
+        failed = [host.state(run) for run in runs if host.state(run).status == "failed"]
+        assert failed
+        for state in failed:
+            assert "what all runs over the population 'phones' have released" in state.reason
+            assert not open_rounds(host, state.run)
+    with closing(Store(tmp_path)) as store:
+        account = store.account("phones")
+        ledgers = [SharedLedger(store.ledger(run), account, delta=1e-5) for run in runs]
+        assert sum(len(ledger.charges) for ledger in ledgers) == 6
+        assert account.spent().released > 50
+        with pytest.raises(BudgetExhausted, match="'phones'"):
+            ledgers[0].reserve(99, *ledgers[0].charges[-1])
+
+
+def test_a_coordinator_s_own_budget_holds_for_every_run(tmp_path: Path) -> None:
+    devices = Population(name="devices", epsilon=5.0, delta=1e-6)
+    with serving() as served, hosting(served, tmp_path, devices) as host:
+        assert host.store.run(host.start(plan()).run).population == "devices"
+        with pytest.raises(PlanError, match="every run of this coordinator counts towards the budget of"):
+            host.start(plan(rounds=3, population=PHONES))
+        with pytest.raises(PlanError, match="no round has an ε that could be charged"):
+            host.start(plan(rounds=3, privacy={"mechanism": "none", "clip_norm": 1.0}))

@@ -153,10 +153,12 @@ def test_toml_python_and_set_give_the_same_terms(tmp_path):
     assert terms_hash(digits_in_toml(tmp_path, other, settings).resolved(300)) == terms_hash(python)
 
 
-def test_the_hash_does_not_depend_on_fleet_or_publish():
+def test_the_hash_does_not_depend_on_fleet_publish_or_population():
     fleet = {"kind": "simulation", "seed": 7, "dataset": "wine", "clients": 12}
     publish = {"registry": "somewhere", "model": "wine"}
-    assert terms_hash(plan(fleet=fleet, publish=publish)) == terms_hash(plan())
+    people = {"name": "drinkers", "epsilon": 4.0, "delta": 1e-5}
+    other = plan(fleet=fleet, publish=publish, population=people, privacy=GAUSSIAN, secure_aggregation=IDEAL)
+    assert terms_hash(other) == terms_hash(plan(privacy=GAUSSIAN, secure_aggregation=IDEAL))
 
 
 def test_the_hash_does_not_depend_on_the_order_of_keys():

@@ -221,7 +221,7 @@ SENTENCES = [
     (
         {"trainning": {}},
         "trainning: unknown section (did you mean 'training'?); accepted: task, rounds, training, strategy, privacy, "
-        "secure_aggregation, engine, fleet, publish",
+        "secure_aggregation, engine, fleet, publish, population",
     ),
     ({"rounds": {"count": 3}}, "rounds.cohort: missing; accepted: a whole number of at least 1"),
     (
@@ -294,6 +294,15 @@ SENTENCES = [
     (
         {"publish": {"registry": "r", "model": "My Model"}},
         "publish.model: found 'My Model'; accepted: a string that matches ^[a-z0-9][a-z0-9._-]{0,63}$",
+    ),
+    (
+        {"population": {"name": "drinkers", "epsilon": 4.0, "delta": 1e-5}},
+        "population: found the budget of 'drinkers', but with privacy.mechanism 'none' no round has an ε that could be "
+        "charged to it; accepted: another mechanism, or no [population]",
+    ),
+    (
+        {"population": {"name": "drinkers", "epsilon": 4.0}},
+        "population.delta: missing; accepted: a finite number above 0 and below 1",
     ),
     ({"publish": {"model": "m"}}, "publish.registry: missing; accepted: a string"),
     ({"task": {"inputs": 13}}, "task.name: missing; accepted: a string"),

@@ -33,6 +33,10 @@ def run(
         dir_okay=False,
     ),
     database: str | None = Database,
+    budget: float | None = typer.Option(
+        None, min=1e-3, help="The released ε that all runs together may spend, whatever they learn."
+    ),
+    budget_delta: float = typer.Option(1e-6, min=1e-12, max=0.1, help="The δ of --budget."),
     insecure: bool = typer.Option(
         False,
         "--insecure",
@@ -49,6 +53,7 @@ def run(
     """
     from quorate import logs
     from quorate.coordination import Addresses, CoordinatorProcess
+    from quorate.plan import Population
     from quorate.server.devices import Limits
 
     logs.configure(level)
@@ -67,6 +72,7 @@ def run(
         folder,
         Addresses(devices, enrolment, admin, metrics or None),
         database=database,
+        population=None if budget is None else Population(name="devices", epsilon=budget, delta=budget_delta),
         insecure=insecure,
         limits=Limits(streams=streams),
         grace_s=grace,

@@ -69,19 +69,43 @@ def budget(
     database: str | None = Database,
     as_json: bool = AsJson,
 ) -> None:
-    """Say what runs may still spend: the released ε, and how many rounds like the last one."""
+    """Say what runs may still spend: the released ε, and how many rounds like the last one.
+
+    Then what each population may: all runs that count towards its budget spend from it together.
+    """
+    from quorate.server.store import opened
+
     found: list[dict[str, Any]] = []
-    for run, book, _ in _ledgers(state, database, run_id):
-        limit = _privacy(run).get("budget")
-        if book is None or limit is None:
-            found.append({"run": run.id, "budget": None, "spent": None, "left": None, "rounds_left": None})
-            continue
-        used = book.spent().released
-        left = book.rounds_left(10_000)
-        found.append(
-            {"run": run.id, "budget": limit, "spent": used, "left": limit - used, "rounds_left": left}
-        )
-    _print(found, as_json)
+    with opened(state, database) as store:
+        for run, book in _books(store, run_id):
+            row: dict[str, Any] = {"run": run.id, "population": run.population}
+            row |= {"budget": None, "spent": None, "left": None, "rounds_left": None}
+            limit = _privacy(run).get("budget")
+            if book is not None and limit is not None:
+                used = book.spent().released
+                row |= {"budget": limit, "spent": used, "left": limit - used}
+                row["rounds_left"] = book.rounds_left(10_000)
+            found.append(row)
+        named = {row["population"] for row in found}
+        shared = [
+            {
+                "population": kept.name,
+                "runs": sum(run.population == kept.name for run in store.runs()),
+                "budget": kept.epsilon,
+                "spent": (used := store.account(kept.name).spent().released),
+                "left": kept.epsilon - used,
+                "delta": kept.delta,
+            }
+            for kept in store.populations()
+            if kept.name in named
+        ]
+    if as_json:
+        typer.echo(json.dumps({"rows": found, "populations": shared}))
+        return
+    _print(found, as_json=False)
+    if shared:
+        typer.echo()
+        _print(shared, as_json=False)
 
 
 @app.command()

@@ -35,6 +35,7 @@ from quorate.privacy.mechanisms import (
     Mechanism,
     NoPrivacy,
 )
+from quorate.privacy.populations import PopulationAccount, SharedLedger
 
 __all__ = [
     "CentralDiscreteGaussianEvent",
@@ -62,6 +63,8 @@ __all__ = [
     "Mechanism",
     "NoPrivacy",
     "NoisyVector",
+    "PopulationAccount",
+    "SharedLedger",
     "Spend",
     "TruncatedPoissonSampledEvent",
     "calibrate",

@@ -159,6 +159,18 @@ class Ledger:
         return [number for number, charged in self._reserved.items() if charged is not None]
 
     @property
+    def charges(self) -> Sequence[tuple[Event, Sequence[Member]]]:
+        """What was reserved, and not refunded since: the events, each with its cohort."""
+        self._fresh()
+        return [charged for charged in self._reserved.values() if charged is not None]
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether any round was drawn from a seed."""
+        self._fresh()
+        return self._any_simulated
+
+    @property
     def head(self) -> bytes:
         """SHA-256 of the last row; of the format's name when there is none."""
         return self._head

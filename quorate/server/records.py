@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Round", "Run", "RunStatus"]
+__all__ = ["PopulationBudget", "Round", "Run", "RunStatus"]
 
 
 class RunStatus:
@@ -27,6 +27,7 @@ class Run:
         status: see `RunStatus`.
         created: UTC, ISO 8601.
         committed: the number of committed rounds.
+        population: towards whose budget it counts; None: it has its own only.
     """
 
     id: str
@@ -36,6 +37,22 @@ class Run:
     status: str
     created: str
     committed: int
+    population: str | None = None
+
+
+@dataclass(frozen=True)
+class PopulationBudget:
+    """What all runs over one population may spend together, from the first that counts towards it on.
+
+    Args:
+        name: of the population.
+        epsilon: the `released` ε.
+        delta: of that ε.
+    """
+
+    name: str
+    epsilon: float
+    delta: float
 
 
 @dataclass(frozen=True)

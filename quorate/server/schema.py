@@ -12,12 +12,14 @@ except ImportError as error:
 __all__ = [
     "AUTHORITY",
     "CHECKPOINTS",
+    "COUNTED",
     "HOSTED",
     "LEDGER",
     "LOG",
     "METADATA",
     "PARTICIPATIONS",
     "PARTIES",
+    "POPULATIONS",
     "ROUNDS",
     "RUNS",
     "TOKENS",
@@ -93,6 +95,20 @@ VERSIONS = sa.Table(
     sa.Column("registry", sa.String, primary_key=True),
     sa.Column("model", sa.String, nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
+)
+
+POPULATIONS = sa.Table(
+    "populations",
+    METADATA,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("epsilon", sa.Double, nullable=False),
+    sa.Column("delta", sa.Double, nullable=False),
+)
+COUNTED = sa.Table(  # towards which population's budget a run counts
+    "counted",
+    METADATA,
+    sa.Column("run", sa.ForeignKey("runs.id"), primary_key=True),
+    sa.Column("population", sa.ForeignKey("populations.name"), nullable=False),
 )
 
 WRITER = sa.Table(

@@ -11,17 +11,29 @@ import datetime
 import json
 import os
 import secrets
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from quorate.errors import StateError
+from quorate.privacy import PopulationAccount
 from quorate.rounds import Member, Outcome
 from quorate.server.faults import Point
 from quorate.server.journal import LedgerTable, RoundJournal, append_entry
-from quorate.server.records import Round, Run, RunStatus
-from quorate.server.schema import CHECKPOINTS, HOSTED, PARTICIPATIONS, ROUNDS, RUNS, VERSIONS, sa
+from quorate.server.records import PopulationBudget, Round, Run, RunStatus
+from quorate.server.schema import (
+    CHECKPOINTS,
+    COUNTED,
+    HOSTED,
+    PARTICIPATIONS,
+    POPULATIONS,
+    ROUNDS,
+    RUNS,
+    VERSIONS,
+    sa,
+)
 from quorate.server.state_database import StateDatabase
 
 __all__ = ["Store", "opened"]
@@ -48,6 +60,8 @@ class Store:
     ):
         self.directory = None if directory is None else Path(directory)
         self._database = StateDatabase(self.directory, database, exclusive=exclusive)
+        self._accounts: dict[str, PopulationAccount] = {}
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Closes the database; another process may write there then."""
@@ -55,8 +69,20 @@ class Store:
 
     # --- runs
 
-    def open_run(self, terms: bytes, terms_hash: str, *, simulated: bool) -> Run:
-        """The run with these terms: the one that exists, or a new one."""
+    def open_run(
+        self, terms: bytes, terms_hash: str, *, simulated: bool, budget: PopulationBudget | None = None
+    ) -> Run:
+        """The run with these terms: the one that exists, or a new one.
+
+        Args:
+            terms: the exact bytes.
+            terms_hash: by which it is found again.
+            simulated: whether a seed makes its randomness.
+            budget: of the population, towards which all of its rounds count from now on, those of before included.
+
+        Raises:
+            StateError: the population has another budget, or the run counts towards another one's.
+        """
         with self._database.writing(Point.OPEN_RUN) as connection:
             row = connection.execute(sa.select(RUNS.c.id).where(RUNS.c.terms_hash == terms_hash)).first()
             if row is None:
@@ -70,6 +96,7 @@ class Store:
                         created=_now(),
                     )
                 )
+            _count_towards(connection, terms_hash, budget)
         return self._find(RUNS.c.terms_hash == terms_hash)[0]
 
     def run(self, id_prefix: str) -> Run:
@@ -99,7 +126,12 @@ class Store:
             .where(ROUNDS.c.run == RUNS.c.id, ROUNDS.c.status == Outcome.COMMITTED)
             .scalar_subquery()
         )
-        query = sa.select(RUNS, committed.label("committed")).where(where).order_by(RUNS.c.created, RUNS.c.id)
+        query = (
+            sa.select(RUNS, COUNTED.c.population, committed.label("committed"))
+            .join_from(RUNS, COUNTED, isouter=True)
+            .where(where)
+            .order_by(RUNS.c.created, RUNS.c.id)
+        )
         with self._database.reading() as connection:
             return [
                 Run(
@@ -110,6 +142,7 @@ class Store:
                     status=row.status,
                     created=row.created,
                     committed=row.committed,
+                    population=row.population,
                 )
                 for row in connection.execute(query)
             ]
@@ -328,6 +361,27 @@ class Store:
         """The rows of a run's ledger."""
         return LedgerTable(self._database, run)
 
+    # --- populations
+
+    def populations(self) -> list[PopulationBudget]:
+        """Those that have a budget, by name."""
+        with self._database.reading() as connection:
+            rows = connection.execute(sa.select(POPULATIONS).order_by(POPULATIONS.c.name))
+            return [PopulationBudget(row.name, row.epsilon, row.delta) for row in rows]
+
+    def account(self, population: str) -> PopulationAccount:
+        """What a population's runs spend together: one for all who ask, so that they charge one after the other."""
+        with self._lock:
+            if population not in self._accounts:
+                budget = next(found for found in self.populations() if found.name == population)
+                self._accounts[population] = PopulationAccount(
+                    population, budget.epsilon, budget.delta, lambda: self._ledgers(population)
+                )
+            return self._accounts[population]
+
+    def _ledgers(self, population: str) -> list[LedgerTable]:
+        return [self.ledger(run.id) for run in self._find(COUNTED.c.population == population)]
+
     # --- versions
 
     def record_version(self, run: str, round: int, registry: str, model: str, version: int) -> None:
@@ -364,6 +418,32 @@ def opened(directory: str | os.PathLike[str], database: str | None = None) -> It
         yield store
     finally:
         store.close()
+
+
+def _count_towards(connection: sa.Connection, terms_hash: str, budget: PopulationBudget | None) -> None:
+    """Notes towards which population's budget a run counts. A run never leaves one, and none ever grows."""
+    run = connection.scalar(sa.select(RUNS.c.id).where(RUNS.c.terms_hash == terms_hash))
+    counted = connection.scalar(sa.select(COUNTED.c.population).where(COUNTED.c.run == run))
+    if counted is not None and (budget is None or budget.name != counted):
+        found = "no population" if budget is None else f"the population {budget.name!r}"
+        raise StateError(
+            f"population.name: found {found}, but run {run} of these terms counts towards the budget of {counted!r}; "
+            f"accepted: {counted!r}"
+        )
+    if budget is None:
+        return
+    known = connection.execute(sa.select(POPULATIONS).where(POPULATIONS.c.name == budget.name)).first()
+    if known is None:
+        values = {"name": budget.name, "epsilon": budget.epsilon, "delta": budget.delta}
+        connection.execute(POPULATIONS.insert().values(**values))
+    elif (known.epsilon, known.delta) != (budget.epsilon, budget.delta):
+        raise StateError(
+            f"population.epsilon: found {budget.epsilon:g} at delta {budget.delta:g}, but the runs over "
+            f"{budget.name!r} share a budget of {known.epsilon:g} at delta {known.delta:g} here; accepted: that one, "
+            "since a budget that could be raised would be none"
+        )
+    if counted is None:
+        connection.execute(COUNTED.insert().values(run=run, population=budget.name))
 
 
 def _now() -> str:

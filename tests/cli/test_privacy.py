@@ -43,6 +43,22 @@ def test_a_budget_says_how_many_rounds_are_left(finished):
         assert row["left"] == pytest.approx(row["budget"] - row["spent"])
 
 
+def test_a_population_s_budget_says_what_its_runs_spent_together(copied):
+    people = ["--set", "population.name=people", "--set", "population.delta=1e-3"]
+    shared = quorate(
+        "run", "plan.toml", *people, "--set", "population.epsilon=40", "--json", cwd=copied.directory
+    )
+    assert shared.returncode == 0, shared.stderr
+    done = quorate("privacy", "budget", "--json", cwd=copied.directory)
+    (row,) = json.loads(done.stdout)["populations"]
+    assert (row["population"], row["runs"], row["budget"], row["delta"]) == ("people", 1, 40.0, 1e-3)
+    assert 0 < row["spent"] == pytest.approx(40 - row["left"])
+    raised = quorate(
+        "run", "plan.toml", *people, "--set", "population.epsilon=80", "--json", cwd=copied.directory
+    )
+    assert "share a budget of 40" in assert_fails(raised, 1)
+
+
 def test_calibration_is_a_table_whose_first_row_is_what_was_asked(tmp_path):
     options = ["--epsilon", 3, "--rounds", 30, "--cohort", 100, "--population", 300, "--dimension", 650]
     done = quorate("privacy", "calibrate", *map(str, options), "--json", cwd=tmp_path)

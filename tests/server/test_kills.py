@@ -60,6 +60,7 @@ def plan_content(directory: Path) -> dict[str, Any]:
         privacy=GAUSSIAN,
         secure_aggregation={**SECAGG, "min_survivors": 5},
         publish={"registry": str(directory / "registry"), "model": "wine"},
+        population={"name": "drinkers", "epsilon": 1000.0, "delta": 1e-6},
     )
 
 
@@ -182,6 +183,8 @@ class Story:
             committed = {number: past for number, past in rounds.items() if past.status == "committed"}
             found = store.checkpoint(run.id)
             assert (0 if found is None else found[0]) == len(committed)
+            together = Ledger(rows, delta=1e-6).spent().released
+            assert store.account("drinkers").spent().released == together
             return committed, ledger.spent().released, run.status
 
     def assert_finished(self, epsilon: float) -> None:

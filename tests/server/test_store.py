@@ -22,7 +22,7 @@ from quorate.parameters import Layout
 from quorate.rounds import Outcome
 from quorate.server import checkpoints
 from quorate.server.faults import Point
-from quorate.server.records import RunStatus
+from quorate.server.records import PopulationBudget, RunStatus
 from quorate.server.store import Store, opened
 from quorate.strategies import server_rules
 
@@ -280,6 +280,61 @@ def test_a_prefix_of_two_runs_is_refused(store, run):
 def test_a_prefix_is_not_a_pattern(store, run):
     with pytest.raises(StateError, match="no run"):
         store.run("%")
+
+
+# --- Populations
+
+PHONES = PopulationBudget("phones", 4.0, 1e-5)
+
+
+def test_runs_over_a_population_count_towards_one_budget_for_good(place):
+    first = place.store()
+    one = first.open_run(b"terms", "ab" * 32, simulated=True, budget=PHONES)
+    two = first.open_run(b"other", "cd" * 32, simulated=True, budget=PHONES)
+    apart = first.open_run(b"apart", "ef" * 32, simulated=True)
+    assert [run.population for run in (one, two, apart)] == ["phones", "phones", None]
+    first.ledger(one.id).append(b"row")
+    first.close()
+    second = place.store()
+    assert second.populations() == [PHONES]
+    account = second.account("phones")
+    assert (account.epsilon, account.delta) == (4.0, 1e-5)
+    assert second.account("phones") is account
+    assert [rows.entries() for rows in second._ledgers("phones")] == [[b"row"], []]
+    second.close()
+
+
+@pytest.mark.parametrize(
+    ("budget", "says"),
+    [
+        (None, "found no population, but run .* counts towards the budget of 'phones'"),
+        (PopulationBudget("tablets", 9.0, 1e-5), "found the population 'tablets', but run"),
+        (
+            PopulationBudget("phones", 9.0, 1e-5),
+            "found 9 at delta 1e-05, but .* share a budget of 4 at delta",
+        ),
+        (PopulationBudget("phones", 4.0, 1e-4), "found 4 at delta 0.0001"),
+    ],
+)
+def test_no_run_leaves_its_population_and_no_budget_grows(store, budget, says):
+    run = store.open_run(b"terms", "ab" * 32, simulated=True, budget=PHONES)
+    with pytest.raises(StateError, match=says):
+        store.open_run(b"terms", "ab" * 32, simulated=True, budget=budget)
+    assert store.run(run.id).population == "phones"
+    assert store.populations() == [PHONES]
+
+
+def test_a_run_that_joins_a_population_brings_what_it_has_spent(store, run):
+    store.ledger(run).append(b"row")
+    assert store.open_run(b"terms", "ab" * 32, simulated=False, budget=PHONES).population == "phones"
+    assert [rows.entries() for rows in store._ledgers("phones")] == [[b"row"]]
+
+
+def test_a_run_that_is_refused_is_not_made(store):
+    store.open_run(b"terms", "ab" * 32, simulated=True, budget=PHONES)
+    with pytest.raises(StateError, match="share a budget of 4"):
+        store.open_run(b"other", "cd" * 32, simulated=True, budget=PopulationBudget("phones", 8.0, 1e-5))
+    assert len(store.runs()) == 1
 
 
 # --- Rounds
