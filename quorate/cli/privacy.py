@@ -15,7 +15,7 @@ from quorate.cli.runs import Database, StateDirectory
 
 if TYPE_CHECKING:
     from quorate.plan import Training
-    from quorate.privacy import Ledger
+    from quorate.privacy import ExampleEpsilon, Ledger
     from quorate.server.records import Run
     from quorate.server.store import Store
 
@@ -38,10 +38,11 @@ def spent(
     database: str | None = Database,
     as_json: bool = AsJson,
 ) -> None:
-    """Say what runs have spent, by their ledgers."""
+    """Say what runs have spent, by their ledgers, and of single examples, where clients train by DP-SGD."""
     from quorate.server.examples import example_spend
 
-    found = []
+    found: list[dict[str, Any]] = []
+    examples: list[ExampleEpsilon | None] = []
     for run, book, store in _ledgers(state, database, run_id):
         example = example_spend(store, run, _training(run))
         spend = None if book is None else book.spent()
@@ -53,12 +54,15 @@ def spent(
                 "epsilon_server": spend.server if spend is not None and math.isfinite(spend.server) else None,
                 "delta": None if spend is None else spend.delta,
                 "neighbours": None if spend is None else spend.relation,
-                "epsilon_example": None if example is None else example.epsilon,
-                "delta_example": None if example is None else example.delta,
-                "neighbouring_examples": None if example is None else example.relation,
                 "simulated": run.simulated if spend is None else spend.simulated,
             }
         )
+        examples.append(example)
+    if any(examples):
+        for row, example in zip(found, examples, strict=True):
+            row["epsilon_example"] = None if example is None else example.epsilon
+            row["delta_example"] = None if example is None else example.delta
+            row["neighbouring_examples"] = None if example is None else example.relation
     _print(found, as_json)
 
 

@@ -83,6 +83,9 @@ def explain(situation: Situation) -> list[tuple[str, list[str]]]:
 
 def _protected(at: Situation) -> Iterator[str]:
     if at.event is None or at.delta is None:
+        if at.training is not None:
+            yield "Of a member as a whole nothing: the plan has no mechanism, but protects single examples, see below."
+            return
         yield "No privacy is claimed: the plan has no mechanism, and models may tell what any member contributed."
         return
     yield (
@@ -196,6 +199,8 @@ def _sum_hides(at: Situation) -> str:
 def _learned(at: Situation) -> Iterator[str]:
     if at.protocol == "none" and _clients_add_noise(at.event):
         yield "Every update, with the noise of the member that sent it."
+    elif at.protocol == "none" and at.training is not None:
+        yield "Every update; what it tells of a single example of a member's data is bounded by the ε for examples."
     elif at.protocol == "none":
         yield "Every update, and from it possibly single examples of a member's data."
     else:
@@ -212,7 +217,12 @@ def _open(at: Situation) -> Iterator[str]:
             f"Sums are taken modulo 2^{at.ring_bits}; one in 2^40 or fewer may wrap, which would spoil a round of the "
             "model and tell nothing."
         )
-    if at.event is None:
+    if at.event is None and at.training is not None:
+        yield (
+            "A crafted model can isolate examples in a sum, and sums of overlapping cohorts can be differenced: of an "
+            "example the ε above bounds what that gains; of a member as a whole nothing does."
+        )
+    elif at.event is None:
         yield "A crafted model can isolate examples in a sum, and sums of overlapping cohorts can be differenced."
     else:
         yield (
@@ -229,6 +239,12 @@ def _open(at: Situation) -> Iterator[str]:
 
 def _withdrawal(at: Situation) -> Iterator[str]:
     yield "It is not drawn again. Published versions keep what they learned from it."
+    if at.training is not None and at.example_event is not None:
+        once = example_epsilon(at.example_event, 1, at.training.delta)
+        yield (
+            f"What they keep of each of its examples is bounded: by ε {once:.3g} if it took part once, and by what its "
+            "own participations cost together if it took part oftener."
+        )
     if at.event is not None and at.delta is not None and _clients_add_noise(at.event):
         one = forecast_server(at.event, 1, at.delta)
         yield (

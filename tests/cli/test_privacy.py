@@ -87,3 +87,18 @@ def test_a_plan_is_explained(finished):
     done = quorate("privacy", "explain", "plan.toml", cwd=finished.directory)
     assert done.returncode == 0, done.stderr
     assert "What the coordinator still learns" in done.stdout
+
+
+@pytest.mark.slow
+def test_what_an_example_spent_is_said_by_the_run_the_ledgers_command_and_the_explanation(empty):
+    setting = "training.dp_sgd={ clip_norm = 1.0, noise_multiplier = 1.0, sampling_rate = 0.5 }"
+    done = quorate("run", "plan.toml", "--set", setting, "--json", cwd=empty)
+    assert done.returncode == 0, done.stderr
+    spent = json.loads(done.stdout)["epsilon_example"]
+    assert spent > 0
+    told = quorate("privacy", "spent", "--json", cwd=empty)
+    (row,) = json.loads(told.stdout)["rows"]
+    assert row["epsilon_example"] == spent
+    assert row["neighbouring_examples"] == "zero-out of one example of one client"
+    explained = quorate("privacy", "explain", "plan.toml", "--set", setting, cwd=empty)
+    assert "zero-out of one example of one client" in explained.stdout

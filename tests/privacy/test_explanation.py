@@ -67,6 +67,12 @@ def test_the_epsilon_for_an_example_is_said_with_its_own_neighbours_and_against_
     assert f"ε {example_epsilon(event, 1, 1e-5):.3g} for one participation" in said
     assert f"{example_epsilon(event, 17, 1e-5):.3g} for 17, about the most of any member in 30 rounds" in said
     assert "the coordinator included" in said
+    alone = text(
+        replace(SITUATION, event=None, delta=None, training=section, example_event=event, protocol="none")
+    )
+    assert "Of a member as a whole nothing" in alone
+    assert "possibly single examples" not in alone
+    assert f"by ε {example_epsilon(event, 1, 1e-5):.3g} if it took part once" in alone
     assert "Nothing is claimed for single examples" in text(SITUATION)
 
 
