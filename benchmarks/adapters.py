@@ -31,16 +31,8 @@ import torch
 
 import quorate as q
 from benchmarks._rows import Row
+from benchmarks._w1 import BATCH, CLIENTS, COHORT, EXAMPLES, FEATURES, RATE, SEED, WIDTHS
 from benchmarks.simulation import (
-    BATCH,
-    CLASSES,
-    CLIENTS,
-    COHORT,
-    EXAMPLES,
-    FEATURES,
-    HIDDEN,
-    RATE,
-    SEED,
     Case,
     bounded,
     machine,
@@ -50,8 +42,6 @@ from benchmarks.simulation import (
     turns,
     workload,
 )
-
-WIDTHS = {"2NN": (FEATURES, HIDDEN, HIDDEN, CLASSES), "softmax": (FEATURES, CLASSES)}
 
 
 def arrays(data: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ a cohort of 100, one local epoch of SGD in shuffled batches of 20, learning rate
 softmax regression. A round is the coordinator's whole round, with its store and ledger in memory, without evaluation.
 
 Every case and every floor takes one round in turn, and ratios are medians of the ratios within a turn, so that a noisy
-machine slows all of them alike. Peers are not measured here: they need environments of their own.
+machine slows all of them alike. Peers are measured by `benchmarks.simulation_peers`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ import numpy as np
 import threadpoolctl
 
 import quorate as q
+from benchmarks import _w1
 from benchmarks._rows import Row
+from benchmarks._w1 import BATCH, CLASSES, CLIENTS, COHORT, EXAMPLES, FEATURES, HIDDEN, RATE, SEED
 from quorate import assembly, pipeline
 from quorate.clients.adapters.examples import Examples
 from quorate.privacy import DistributedGaussian, NoPrivacy
@@ -40,23 +42,14 @@ from quorate.rounds import PublicValues, Update
 from quorate.simulations.datasets import ClientData, FederatedDataset
 from quorate.simulations.source import Simulation
 
-CLIENTS, EXAMPLES, FEATURES, CLASSES = 1000, 100, 784, 10
-COHORT, BATCH, RATE = 100, 20, 0.1
-HIDDEN = 200
 CORES = len(os.sched_getaffinity(0))
-SEED = 5
 
 
 # --- The workload -----------------------------------------------------------------------------------------------------
 
 
 def workload() -> FederatedDataset:
-    rng = np.random.default_rng(SEED)
-    means = rng.standard_normal((CLASSES, FEATURES), np.float32) * 0.1
-    y = rng.integers(0, CLASSES, CLIENTS * EXAMPLES)
-    x = rng.standard_normal((len(y), FEATURES), np.float32)
-    for start in range(0, len(y), 10_000):
-        x[start : start + 10_000] += means[y[start : start + 10_000]]
+    x, y = _w1.examples()
     parts = tuple(np.arange(i * EXAMPLES, (i + 1) * EXAMPLES) for i in range(CLIENTS))
     return FederatedDataset("means", ClientData(Examples(x, y), parts), None)
 
@@ -73,7 +66,7 @@ def plan(model: Any, rounds: int, **sections: Any) -> q.Plan:
 class Case:
     """A run whose rounds are taken one at a time, in a thread of its own."""
 
-    def __init__(self, data: FederatedDataset, made: q.Plan, engine: str = "auto"):
+    def __init__(self, data: FederatedDataset, made: q.Plan, engine: str = "auto", **options: Any):
         self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
         self._times: list[float] = []
         self.first_round_s = 0.0
@@ -85,7 +78,7 @@ class Case:
                 case.live = super().open(plan, directory)
                 return case.live
 
-        source = Opened(data, seed=SEED, engine=engine)
+        source = Opened(data, seed=SEED, engine=engine, **options)
         self._thread = threading.Thread(target=self._run, args=(made, source), daemon=True)
         self._thread.start()
         self._done.acquire()

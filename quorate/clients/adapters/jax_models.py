@@ -371,17 +371,15 @@ class _Job:
         own = {name: _padded(v, padded) for name, v in context.items() if v.ndim == 2}
         common = {name: v for name, v in context.items() if v.ndim == 1}
         rate = np.float32(training.learning_rate)
-        whole = bool((counts == x.shape[2]).all())
-        trees, sums = model._steps(rule, whole, self.tree, own, common, x, y, counts, steps, rate)
-        weights = np.empty((len(chosen), model.layout.size), np.float32)
-        for name, leaf in zip(model.layout.names, xla.tree.leaves(trees), strict=True):
-            weights[:, model.layout.slice(name)] = np.asarray(leaf)[: len(chosen)].reshape(len(chosen), -1)
-        taken = schedule.steps.astype(np.float32)
-        made, state = rule.finish(self.start, weights, taken, training.learning_rate, context)
-        for name, vector in self.vectors.items():
-            vector[chosen] = made[name]
-        for name, value in self.kept.items():
-            value[chosen] = state[name]
+        whole = bool(
+            (schedule.counts == x.shape[2]).all()
+        )  # what is padded beyond is not run, or thrown away
+        made, state, sums = model._steps(rule, whole, self.tree, own, common, x, y, counts, steps, rate)
+        places = [model.layout.slice(name) for name in model.layout.names]
+        for into, parts in ((self.vectors, made), (self.kept, state)):
+            for name, leaves in parts.items():
+                for place, leaf in zip(places, map(np.asarray, leaves), strict=True):
+                    into[name][chosen, place] = leaf[: len(chosen)].reshape(len(chosen), -1)
         self.measured[:, chosen] = np.asarray(sums).T[:, : len(chosen)] / schedule.counts.sum(axis=0)
 
     def updates(self) -> Updates:
@@ -441,8 +439,8 @@ def _block(
     counts: Any,
     steps: Any,
     rate: Any,
-) -> tuple[Any, Any]:
-    """Each client's parameters after its steps, and its sums of the metrics, shape (clients, metrics)."""
+) -> tuple[Any, Any, Any]:
+    """What each client's rule makes of its steps, by name and leaf, and sums of the metrics, (clients, metrics)."""
     leaves, structure = xla.tree.flatten(start)
 
     def split(vector: Any) -> list[Any]:
@@ -451,7 +449,7 @@ def _block(
             vector[a:b].reshape(leaf.shape) for a, b, leaf in zip(places, places[1:], leaves, strict=False)
         ]
 
-    def one(own: Mapping[str, Any], x: Any, y: Any, counts: Any) -> tuple[Any, Any]:
+    def one(own: Mapping[str, Any], x: Any, y: Any, counts: Any) -> tuple[Any, Any, Any]:
         context = {name: split(vector) for name, vector in {**common, **own}.items()}
 
         def step(t: Any, carried: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -477,13 +475,23 @@ def _block(
 
         begun = (leaves, jnp.zeros(1 + len(measures)))
         weights, sums = xla.lax.fori_loop(0, steps, step, begun)
-        return xla.tree.unflatten(structure, weights), sums
+        taken = (counts > 0).sum().astype(jnp.float32)
+        vectors: dict[str, list[Any]] = {}
+        kept: dict[str, list[Any]] = {}
+        for i, (before, after) in enumerate(zip(leaves, weights, strict=True)):
+            here = {name: parts[i] for name, parts in context.items()}
+            for parts, made in zip(
+                (vectors, kept), rule.finish(before, after, taken, rate, here), strict=True
+            ):
+                for name, part in made.items():
+                    parts.setdefault(name, []).append(part)
+        return vectors, kept, sums
 
     if len(x) == 1:  # one client alone is faster without the axis
         alone = one(*xla.tree.map(lambda a: a[0], (own, x, y, counts)))
-        widened: tuple[Any, Any] = xla.tree.map(lambda a: a[None], alone)
+        widened: tuple[Any, Any, Any] = xla.tree.map(lambda a: a[None], alone)
         return widened
-    trained: tuple[Any, Any] = xla.vmap(one)(own, x, y, counts)
+    trained: tuple[Any, Any, Any] = xla.vmap(one)(own, x, y, counts)
     return trained
 
 
