@@ -69,6 +69,8 @@ clip_norm = 1.0
 [fleet]
 kind = "devices"
 population = {cohort}
+training_s = 1800.0
+phase_s = 1800.0
 """
     )
     return path
@@ -198,12 +200,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="20 and 60 agents: under 60 s")
     parser.add_argument("--agents", type=int, nargs="+", help="the cohorts, in the place of 100 and 1,000")
     parser.add_argument("--parameters", type=int, nargs="+", help="in the place of 20,000 and 200,000")
+    parser.add_argument("--rounds", type=int, help="of which the first is not counted; in the place of 4")
     parser.add_argument("--sums", choices=["plain", "secure", "both"], default="both")
     parser.add_argument("--flower", type=int, metavar="NODES", help="beside Flower, and nothing else")
     parser.add_argument("--json", metavar="FILE", help="write the rows there")
     options = parser.parse_args()
     cohorts, rounds, timeout_s = ([20, 60], 3, 60.0) if options.quick else ([100, 1000], 4, 450.0)
     cohorts = options.agents or cohorts
+    rounds = options.rounds or rounds
     lengths = options.parameters or ([200_000] if options.quick else [20_000, 200_000])
     kinds = {"plain": (False,), "secure": (True,), "both": (False, True)}[options.sums]
     rows: list[Row] = []

@@ -92,8 +92,8 @@ corrupt = 0.0
 [fleet]
 kind = "devices"
 population = {cohort + 2}
-training_s = 20.0
-phase_s = 10.0
+training_s = 30.0
+phase_s = 30.0
 """
 
 
