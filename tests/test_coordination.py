@@ -118,6 +118,41 @@ def test_a_revoked_device_is_turned_away_and_its_live_stream_ends(
     service.StopRun(pb.RunRequest(run=run))
 
 
+def test_a_device_that_withdraws_is_in_no_round_from_then_on(
+    process: CoordinatorProcess, folder: Path, tmp_path: Path
+) -> None:
+    """It was in the first round, it waits for the second, and it leaves by its own word."""
+    holders = [enrolled(process, folder, tmp_path / f"device-{i}") for i in range(COUNT + 1)]
+    leaver, store = holders[0], process.host.store
+    service = operated(process, folder)
+    run = service.StartRun(pb.StartRunRequest(plan=plan(rounds=9, secure_aggregation=SIGNED))).run
+    devices = [
+        Device(process.ports["devices"], holder.name, digits().clients[i % COUNT], holder=holder)
+        for i, holder in enumerate(holders)
+    ]
+    threads = [threading.Thread(target=device.run, daemon=True) for device in devices]
+    for thread in threads[:COUNT]:
+        thread.start()
+    assert eventually(lambda: store.run(run).committed >= 1)
+    assert leaver.name in store.outcomes(run, 1)
+    RemoteAuthority(f"localhost:{process.ports['enrolment']}", leaver.root).withdraw(leaver)
+    last = len(store.rounds(run))
+    with Conversation(process.ports["devices"], leaver, device="") as stream:
+        with pytest.raises(grpc.RpcError) as refused:
+            stream.read()
+        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    threads[COUNT].start()  # so that there are enough again
+    done = store.run(run).committed
+    assert eventually(lambda: store.run(run).committed >= done + 2)
+    service.StopRun(pb.RunRequest(run=run))
+    for device in devices:
+        device.stopped = True
+    later = [past.number for past in store.rounds(run) if past.number > last and past.status == "committed"]
+    assert later
+    for number in later:
+        assert leaver.name not in store.outcomes(run, number)
+
+
 def test_a_revocation_by_another_process_ends_a_live_stream(
     process: CoordinatorProcess, folder: Path, tmp_path: Path
 ) -> None:

@@ -259,18 +259,18 @@ SENTENCES = [
     ),
     (
         {"privacy": {"clip_norm": 1.0}},
-        "privacy.mechanism: missing; accepted: none, central-gaussian, central-laplace, dp-ftrl, "
+        "privacy.mechanism: missing; accepted: none, central-gaussian, central-laplace, dp-ftrl, dp-query, "
         "local-discrete-gaussian, distributed-discrete-gaussian, distributed-skellam",
     ),
     (
         {"privacy": {"mechanism": "gaussian"}},
         "privacy.mechanism: found 'gaussian'; accepted: 'none', 'central-gaussian', 'central-laplace', 'dp-ftrl', "
-        "'local-discrete-gaussian', 'distributed-discrete-gaussian', 'distributed-skellam'",
+        "'dp-query', 'local-discrete-gaussian', 'distributed-discrete-gaussian', 'distributed-skellam'",
     ),
     (
         {"privacy": "none"},
         "privacy: found 'none'; accepted: a section with mechanism, which is one of none, "
-        "central-gaussian, central-laplace, dp-ftrl, local-discrete-gaussian, distributed-discrete-gaussian, "
+        "central-gaussian, central-laplace, dp-ftrl, dp-query, local-discrete-gaussian, distributed-discrete-gaussian, "
         "distributed-skellam",
     ),
     (

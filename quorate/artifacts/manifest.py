@@ -164,7 +164,9 @@ class Privacy(_Frozen):
         simulated: the run was seeded: its noise can be repeated by whoever knows the seed, and protects
             nobody.
         summation: how updates were summed and against whom that protects, such as `secagg+, semi-honest`.
-        examples: what it cost single examples; None when nothing is claimed for those, and left out of the file.
+        withdrawal: what the version keeps of a member that withdraws, in words; versions of before do not say it.
+        examples: what it cost single examples; None when nothing is claimed for those. What is None of these two is
+            left out of the file.
     """
 
     mechanism: str = Field(min_length=1)
@@ -174,12 +176,14 @@ class Privacy(_Frozen):
     delta: Number | None = None
     simulated: bool
     summation: str = Field(min_length=1)
+    withdrawal: str | None = None
     examples: ExamplePrivacy | None = None
 
     @model_serializer(mode="wrap")
-    def _without_examples(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+    def _without_what_is_not_said(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
         fields: dict[str, object] = handler(self)
-        return {name: value for name, value in fields.items() if name != "examples" or value is not None}
+        late = {"withdrawal", "examples"}
+        return {name: value for name, value in fields.items() if name not in late or value is not None}
 
 
 class Manifest(_Frozen):

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from quorate.privacy.accounting import RELATION, example_epsilon
+from quorate.privacy.accounting import RELATION, Epsilons, example_epsilon
 from quorate.privacy.calibration import forecast, forecast_server, most_participations
 from quorate.privacy.dp_sgd import EXAMPLE_RELATION, DpSgd, ExampleEvent
 from quorate.privacy.events import (
@@ -21,7 +21,7 @@ from quorate.privacy.events import (
 )
 from quorate.rounds import CohortBounds
 
-__all__ = ["Situation", "explain"]
+__all__ = ["Situation", "explain", "kept_after_withdrawal"]
 
 
 @dataclass(frozen=True)
@@ -245,12 +245,43 @@ def _withdrawal(at: Situation) -> Iterator[str]:
             f"What they keep of each of its examples is bounded: by ε {once:.3g} if it took part once, and by what its "
             "own participations cost together if it took part oftener."
         )
-    if at.event is not None and at.delta is not None and _clients_add_noise(at.event):
+    if at.event is None or at.delta is None:
+        yield "Nothing bounds what they keep of it as a whole: only a model that is trained anew is free of it."
+        return
+    yield (
+        "What they keep is bounded by the released ε above: whoever sees the models can hardly tell whether it ever "
+        "took part. Each version's manifest says so with what was spent until then."
+    )
+    if _clients_add_noise(at.event):
         one = forecast_server(at.event, 1, at.delta)
         yield (
-            "What they keep is bounded: by the ε above against those who see the models, and against the coordinator "
-            f"by what its own participations cost: {one:.3g} for one."
+            f"Against the coordinator it is bounded by what its own participations cost: {one:.3g} for one."
         )
+    else:
+        yield "Against the coordinator nothing is bounded: it saw what the member contributed to without noise."
+
+
+def kept_after_withdrawal(epsilons: Epsilons | None) -> str:
+    """What a version keeps of a member that withdraws after it was published: a sentence for its manifest.
+
+    Args:
+        epsilons: spent until then; None when no privacy is claimed.
+    """
+    if epsilons is None:
+        return (
+            "A member that withdraws takes part in no later version. Nothing bounds what this one keeps of it as a "
+            "whole: only a model that is trained anew is free of it."
+        )
+    against = (
+        f"and ε {epsilons.server:.3g} for the coordinator"
+        if math.isfinite(epsilons.server)
+        else "and nothing for the coordinator"
+    )
+    hollow = " A seed made the noise, so that this protects nobody." if epsilons.simulated else ""
+    return (
+        "A member that withdraws takes part in no later version. What this one keeps of it is bounded by ε "
+        f"{epsilons.released:.3g} for those who see versions, {against}, at δ {epsilons.delta:.3g}.{hollow}"
+    )
 
 
 def _most(at: Situation) -> int:

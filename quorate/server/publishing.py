@@ -16,6 +16,7 @@ from quorate.artifacts.programs import Program, dense_network, from_graph
 from quorate.engine import RunState
 from quorate.plan import Plan, Publish, SecAggPlus
 from quorate.privacy import Epsilons, ExampleEpsilon
+from quorate.privacy.explanation import kept_after_withdrawal
 from quorate.server.coordinator import RoundReport
 from quorate.server.examples import example_spend
 from quorate.server.faults import Point, passing
@@ -67,6 +68,7 @@ def publish(
         delta=None if epsilons is None else f"{epsilons.delta:.6g}",
         simulated=run.simulated,
         summation=summation,
+        withdrawal=kept_after_withdrawal(epsilons),
         examples=None
         if examples is None
         else ExamplePrivacy(

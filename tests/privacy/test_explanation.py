@@ -1,5 +1,6 @@
 """What is said about a plan's privacy agrees with the account."""
 
+import math
 from dataclasses import replace
 
 from quorate.privacy import (
@@ -8,6 +9,7 @@ from quorate.privacy import (
     DistributedGaussian,
     DistributedSkellam,
     DpSgd,
+    Epsilons,
     LocalGaussian,
     TruncatedPoissonSampledEvent,
     example_epsilon,
@@ -15,7 +17,7 @@ from quorate.privacy import (
     forecast_server,
     most_participations,
 )
-from quorate.privacy.explanation import Situation, explain
+from quorate.privacy.explanation import Situation, explain, kept_after_withdrawal
 from quorate.rounds import CohortBounds, SumShape, Vector, VectorSpec
 
 BOUNDS = CohortBounds(largest=140, min_survivors=70, honest=67, denominator=100.0)
@@ -115,6 +117,25 @@ def test_laplace_noise_has_its_own_norm_and_needs_no_delta() -> None:
 def test_a_clip_norm_that_moves_is_said_to_move() -> None:
     assert "follow the share of updates" in text(replace(SITUATION, adaptive=True))
     assert "follow the share of updates" not in text(SITUATION)
+
+
+def test_what_is_kept_of_a_member_that_withdraws_is_said_with_its_bound() -> None:
+    shape = SumShape(VectorSpec((Vector("delta", 650),)), BOUNDS, 32)
+    assert f"its own participations cost: {forecast_server(EVENT, 1, 300**-1.1):.3g}" in text(SITUATION)
+    central = CentralGaussian(clip_norm=0.5, noise_multiplier=2.0).event(shape)
+    said = text(replace(SITUATION, event=central))
+    assert "bounded by the released ε above" in said
+    assert "Against the coordinator nothing is bounded" in said
+    open_ = text(replace(SITUATION, event=None, delta=None, budget=None, protocol="none"))
+    assert "trained anew" in open_
+
+
+def test_a_version_says_what_it_keeps_of_a_member_that_withdraws() -> None:
+    said = kept_after_withdrawal(Epsilons(2.956, 5.27, 300**-1.1))
+    assert "ε 2.96 for those who see versions, and ε 5.27 for the coordinator, at δ 0.00188." in said
+    assert "nothing for the coordinator" in kept_after_withdrawal(Epsilons(2.956, math.inf, 1e-5))
+    assert "protects nobody" in kept_after_withdrawal(Epsilons(2.956, 5.27, 1e-5, simulated=True))
+    assert "trained anew" in kept_after_withdrawal(None)
 
 
 def test_a_seed_is_said_to_protect_nobody() -> None:
