@@ -1,6 +1,6 @@
 """Differential privacy against its floors: what encoding, noise, accounting and the ledger cost.
 
-    python -m benchmarks.privacy [--quick] [--json FILE]
+    python -m benchmarks.privacy [--quick] [--only PART] [--json FILE] [--plot FILE]
 
 Encoding and noise are measured in processor time of one core, against one pass of AES-256-CTR over 4 MB, interleaved,
 medians of several repetitions. Calibration is compared with bisection over loss distributions by dp-accounting, at its
@@ -16,7 +16,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from fractions import Fraction
 from importlib.metadata import version
@@ -25,6 +25,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from threadpoolctl import threadpool_limits
 
+from benchmarks import _utility
 from benchmarks._rows import Row
 from quorate.codecs import hadamard
 from quorate.privacy import (
@@ -253,27 +254,33 @@ def show(row: Row) -> None:
     verdict = "" if row.holds is None else ("  holds" if row.holds else "  DOES NOT HOLD")
     reference = f"  ({row.reference}: {row.reference_value:.4g})" if row.reference_value is not None else ""
     print(
-        f"{row.case:44s} {row.metric:22s} {row.value:10.4g} {row.unit:3s} {row.goal:10s}{verdict}{reference}"
+        f"{row.case:44s} {row.metric:22s} {row.value:10.4g} {row.unit:3s} {row.goal:10s}{verdict}{reference}",
+        flush=True,
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, no bisection of the peer's")
+    parser.add_argument("--only", choices=("encoding", "accounting", "ledger", "calibration", "utility"))
     parser.add_argument("--json", metavar="FILE", help="write the rows here as well")
+    parser.add_argument("--plot", metavar="FILE", help="draw accuracy against ε into this file")
     arguments = parser.parse_args()
     repetitions = 5 if arguments.quick else 15
+    parts: dict[str, Callable[[], Iterable[Row]]] = {
+        "encoding": lambda: encoding_rows(repetitions),
+        "accounting": lambda: accounting_rows(repetitions),
+        "ledger": lambda: ledger_rows(repetitions),
+        "calibration": lambda: calibration_rows(arguments.quick),
+        "utility": lambda: _utility.rows(arguments.quick, arguments.plot),
+    }
     rows: list[Row] = []
     with threadpool_limits(1):  # the floor is one core's
-        for part in (
-            encoding_rows(repetitions),
-            accounting_rows(repetitions),
-            ledger_rows(repetitions),
-            calibration_rows(arguments.quick),
-        ):
-            for row in part:
-                show(row)
-            rows += part
+        for name, part in parts.items():
+            if arguments.only in (None, name):
+                for row in part():
+                    show(row)
+                    rows.append(row)
     if arguments.json:
         content = {"benchmark": "privacy", "machine": machine(), "rows": [asdict(row) for row in rows]}
         with open(arguments.json, "w", encoding="utf-8") as file:
