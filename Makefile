@@ -20,7 +20,8 @@ INTEROP_BIN := .venv-interop/bin
 IS_311 := -c 'import platform, sys; sys.exit(sys.version_info[:2] != (3, 11) or platform.machine() != "x86_64")'
 INTEROP_PYTHON ?= $(shell for p in $(PYTHON) python3.11; do $$p $(IS_311) 2>/dev/null && echo $$p && break; done)
 
-BENCHMARKS := $(notdir $(basename $(wildcard benchmarks/[!_]*.py)))
+# Without the soak, which takes half an hour: python -m benchmarks.soak
+BENCHMARKS := $(filter-out soak,$(notdir $(basename $(wildcard benchmarks/[!_]*.py))))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow interop test-interop lint bench lock proto clean
@@ -55,7 +56,7 @@ lint: .venv/.frameworks ## Check style, formatting, types and the import order
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: .venv/.installed ## Run every benchmark; results go to benchmarks/results/
+bench: .venv/.installed ## Run the benchmarks; results go to benchmarks/results/
 	@mkdir -p benchmarks/results
 	@set -e; for name in $(BENCHMARKS); do \
 		echo "== $$name"; \
