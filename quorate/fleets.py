@@ -6,7 +6,7 @@ Everything here is a protocol, or data that fleets give: who implements what is 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -120,8 +120,8 @@ class Population(Protocol):
         """The member at an index in [0, size)."""
         ...
 
-    def is_present(self, index: int) -> bool:
-        """Whether the member at an index can be selected now."""
+    def those_present(self, indices: Sequence[int]) -> Sequence[int]:
+        """Those of the indices whose members can be selected now, in the same order."""
         ...
 
 

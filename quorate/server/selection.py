@@ -51,7 +51,7 @@ class TruncatedPoisson:
             chosen: list[int] = list(range(population.size))
         else:
             chosen = [int(i) for i in _below(threshold, population.size, randomness)]
-        chosen = [index for index in chosen if population.is_present(index)]
+        chosen = list(population.those_present(chosen))
         order = randomness.permutation(len(chosen))
         return tuple(population.member(chosen[i]) for i in order[: self.largest])
 
@@ -126,8 +126,9 @@ def _subset(
     drawn: dict[int, Member] = {}
     tried = 0
     while len(drawn) < wanted:
-        index, tried = randomness.below(population.size), tried + 1
-        if index not in drawn and population.is_present(index):
+        found = [randomness.below(population.size) for _ in range(wanted - len(drawn))]
+        tried += len(found)
+        for index in population.those_present([index for index in found if index not in drawn]):
             member = population.member(index)
             if member not in barred:
                 drawn[index] = member

@@ -14,21 +14,21 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from quorate.errors import QuorateError
 from quorate.plan import Buffering
-from quorate.randomness import Randomness
+from quorate.randomness import Randomness, generator
 from quorate.rounds import State
 from quorate.simulations.clock import LONGEST_WAIT_S, WAIT_S, Clock
 
 __all__ = ["Arrivals", "Job"]
 
 _NEWEST = -1  # the version of the round that is under way, until its assignment says which that is
-_TRIES = 200  # to find somebody who is there and free; then a place stays empty for a while
+_TRIES = 200  # in a row without finding anybody who is there and free; then places stay empty for a while
 _BEGUN = "begun"
 
 
@@ -61,7 +61,8 @@ class Arrivals:
     Args:
         clock: moves on as members end.
         buffering: of the plan.
-        takes_s: how many seconds a job takes, by its number and its member's index.
+        takes_s: how many seconds jobs take, by their members' indices; shape (members,).
+        seed: of how much slower or quicker than usual a member is; None draws from the operating system.
         stays: whether a member must still be there when the buffer is full, as for a secure sum, which begins then.
         kept: what `state` gave at the end of the last committed round; empty before the first.
     """
@@ -70,15 +71,17 @@ class Arrivals:
         self,
         clock: Clock,
         buffering: Buffering,
-        takes_s: Callable[[int, int], float],
+        takes_s: Callable[[np.ndarray, np.random.Generator], np.ndarray],
+        seed: int | None,
         stays: bool,
         kept: State,
     ):
         self.clock = clock
-        self._buffering, self._takes_s, self._stays = buffering, takes_s, stays
+        self._buffering, self._takes_s, self._seed, self._stays = buffering, takes_s, seed, stays
         self._begun = int(kept.get(_BEGUN, 0))
         columns = [kept[field.name].tolist() for field in dataclasses.fields(Job) if kept]
         self._jobs = [Job(*row) for row in zip(*columns, strict=True)]
+        self._busy = {job.index for job in self._jobs}  # … and, while a buffer is filled, who is in it
         self.given_up = 0
         """How many jobs came to nothing since this round began: the member went, or its work was too stale."""
 
@@ -95,22 +98,27 @@ class Arrivals:
         """
         buffer: list[Job] = []
         self.given_up = 0
+        rng = generator(self._seed, "timing of jobs", self._begun)
         latest_s = self.clock.now_s + LONGEST_WAIT_S
         while len(buffer) < count:
-            self._fill({job.index for job in buffer}, barred, randomness)
+            self._fill(barred, randomness, rng)
             job = self._next()
             if job is not None and job.ends_s < job.leaves_s:
                 buffer.append(job)
             elif job is not None:
+                self._busy.discard(job.index)
                 self.given_up += 1
             if self._stays and len(buffer) == count:
+                gone = [job for job in buffer if job.leaves_s <= self.clock.now_s]
+                self._busy.difference_update(job.index for job in gone)
+                self.given_up += len(gone)
                 buffer = [job for job in buffer if job.leaves_s > self.clock.now_s]
-                self.given_up += count - len(buffer)
             if self.clock.now_s > latest_s:
                 raise QuorateError(
                     f"fewer than {count} of {self.clock.members} members were done in a simulated month; "
                     "rounds.cohort says how many a round waits for"
                 )
+        self._busy.difference_update(job.index for job in buffer)
         return buffer
 
     def settle(self, version: int) -> None:
@@ -119,6 +127,7 @@ class Arrivals:
         oldest = version + 1 - self._buffering.largest_staleness
         self._jobs = sorted(job for job in known if job.version >= oldest)
         self.given_up += len(known) - len(self._jobs)
+        self._busy = {job.index for job in self._jobs}
 
     @property
     def versions(self) -> frozenset[int]:
@@ -134,21 +143,29 @@ class Arrivals:
         }
         return {**columns, _BEGUN: np.array(self._begun)}
 
-    def _fill(self, in_buffer: set[int], barred: Callable[[int], bool], randomness: Randomness) -> None:
+    def _fill(self, barred: Callable[[int], bool], randomness: Randomness, rng: np.random.Generator) -> None:
         """Somebody begins at every place that is empty, as long as there are members who can."""
-        busy = in_buffer | {job.index for job in self._jobs}
-        now_s, traces = self.clock.now_s, self.clock.traces
-        for _ in range(self._buffering.concurrency - len(self._jobs)):
-            for _ in range(_TRIES):
-                index = randomness.below(self.clock.members)
-                if index not in busy and not barred(index) and traces.is_present(index, now_s):
-                    break
-            else:
-                return
-            busy.add(index)
-            leaves_s = traces.leaves_s(index, now_s)
-            ends_s = min(now_s + self._takes_s(self._begun, index), leaves_s)
-            heapq.heappush(self._jobs, Job(ends_s, self._begun, index, _NEWEST, leaves_s))
+        tried = 0
+        while (places := self._buffering.concurrency - len(self._jobs)) and tried < _TRIES:
+            asked = np.array([randomness.below(self.clock.members) for _ in range(places)])
+            stay_s = self.clock.traces.stay_s(asked, self.clock.now_s)
+            found = {
+                index: stays_s
+                for index, stays_s in zip(asked.tolist(), stay_s.tolist(), strict=True)
+                if stays_s > 0 and index not in self._busy and not barred(index)
+            }
+            if found:
+                self._begin(found, rng)
+            tried = 0 if found else tried + places
+
+    def _begin(self, stay_s: Mapping[int, float], rng: np.random.Generator) -> None:
+        """Members begin, who pull the newest version, and are there for so long."""
+        now_s = self.clock.now_s
+        takes_s = self._takes_s(np.array(list(stay_s)), rng).tolist()
+        for (index, stays_s), needs_s in zip(stay_s.items(), takes_s, strict=True):
+            ends_s = now_s + min(needs_s, stays_s)
+            heapq.heappush(self._jobs, Job(ends_s, self._begun, index, _NEWEST, now_s + stays_s))
+            self._busy.add(index)
             self._begun += 1
 
     def _next(self) -> Job | None:

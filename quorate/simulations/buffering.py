@@ -15,7 +15,7 @@ import numpy as np
 from quorate import pipeline
 from quorate.errors import PlanError
 from quorate.plan import Plan, RingSum
-from quorate.randomness import Randomness, generator
+from quorate.randomness import Randomness
 from quorate.rounds import Assignment, Member, State
 from quorate.simulations.arrivals import Arrivals, Job
 from quorate.simulations.clock import PHASES_AFTER_MASKING, PHASES_BEFORE_MASKING, Clock, Report
@@ -56,7 +56,7 @@ class BufferedRounds:
         self._clock = clock
         self._in_ring = isinstance(plan.secure_aggregation, RingSum)
         self._arrivals = Arrivals(
-            clock, self._buffering, _durations(plan, data, clock), self._in_ring, kept(_JOBS)
+            clock, self._buffering, _durations(plan, data, clock), plan.fleet.seed, self._in_ring, kept(_JOBS)
         )
         self._buffer: Mapping[Member, Job] = {}
 
@@ -129,15 +129,16 @@ class BufferedRounds:
         return f"version {version % (self._buffering.largest_staleness + 1)}"
 
 
-def _durations(plan: Plan, data: FederatedDataset, clock: Clock) -> Callable[[int, int], float]:
-    """How many seconds a job takes, by its number and its member's index."""
+def _durations(
+    plan: Plan, data: FederatedDataset, clock: Clock
+) -> Callable[[np.ndarray, np.random.Generator], np.ndarray]:
+    """How many seconds jobs take, by their members' indices."""
     length, dtype = pipeline.encoded(plan.terms(), plan.bounds(len(data)))
     pulled = plan.strategy.resolve().shared(plan.task.resolve().layout)
     transferred_bytes = 4 * pulled.size + length * dtype.itemsize
 
-    def takes_s(number: int, index: int) -> float:
-        examples = np.array([data.examples_of(data.member(index)) * plan.training.epochs])
-        rng = generator(plan.fleet.seed, "timing of a job", number)
-        return float(clock.takes([index], examples, transferred_bytes, rng)[0])
+    def takes_s(indices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        examples = np.array([data.examples_of(data.member(index)) for index in indices.tolist()])
+        return clock.takes(indices, examples * plan.training.epochs, transferred_bytes, rng)
 
     return takes_s

@@ -105,34 +105,33 @@ class Clock:
                 )
 
     def takes(
-        self, indices: Sequence[int], examples: np.ndarray, transferred_bytes: int, rng: np.random.Generator
+        self, indices: np.ndarray, examples: np.ndarray, transferred_bytes: int, rng: np.random.Generator
     ) -> np.ndarray:
         """How many seconds members need from the download to the end of the upload, shape (members,).
 
         Args:
-            indices: theirs in the population.
+            indices: theirs in the population, int64.
             examples: that each trains on, epochs counted.
             transferred_bytes: down and up.
             rng: draws how much slower or quicker than usual each of them is.
         """
         jitter = np.exp(_JITTER * rng.standard_normal(len(indices)))
-        speeds = [self.traces.speed(index) for index in indices]
-        training = examples / np.array([speed.examples_per_s for speed in speeds]) * jitter
-        return np.asarray(training + transferred_bytes / np.array([speed.bytes_per_s for speed in speeds]))
+        speeds = self.traces.speeds(indices)
+        return np.asarray(examples / speeds.examples_per_s * jitter + transferred_bytes / speeds.bytes_per_s)
 
     def run(
-        self, members: Sequence[Member], indices: Sequence[int], work: Work, rng: np.random.Generator
+        self, members: Sequence[Member], indices: np.ndarray, work: Work, rng: np.random.Generator
     ) -> Report:
         """Lets a round pass.
 
         Args:
             members: of its cohort, all of them there.
-            indices: theirs in the population.
+            indices: theirs in the population, int64.
             work: what they are to do.
             rng: draws how long they take.
         """
         reported = self.takes(indices, work.examples, work.download_bytes + work.upload_bytes, rng)
-        stays = np.array([self.traces.leaves_s(index, self.now_s) for index in indices]) - self.now_s
+        stays = self.traces.stay_s(indices, self.now_s)
         comes = reported <= np.minimum(stays, work.deadline_s)
         closes = self._closes(reported, comes, work)
         in_time = comes & (reported <= closes)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -136,9 +136,13 @@ class SimulatedFleet:
         """The name of a client."""
         return self._data.member(index)
 
-    def is_present(self, index: int) -> bool:
+    def those_present(self, indices: Sequence[int]) -> Sequence[int]:
         """All are, without traces."""
-        return self.clock is None or self.clock.traces.is_present(index, self.clock.now_s)
+        if self.clock is None:
+            return indices
+        asked = np.array(indices, np.int64)
+        there: list[int] = asked[self.clock.traces.stay_s(asked, self.clock.now_s) > 0].tolist()
+        return there
 
     def first_done(
         self, count: int, barred: Collection[Member], randomness: Randomness
@@ -238,7 +242,8 @@ class SimulatedFleet:
             phases_after=PHASES_AFTER_MASKING if self._in_ring else 0,
         )
         rng = generator(self._seed, "timing", assignment.round)
-        report = self.clock.run(members, [self._data.index(member) for member in members], work, rng)
+        indices = np.array([self._data.index(member) for member in members], np.int64)
+        report = self.clock.run(members, indices, work, rng)
         return _silent(report)
 
     def _drops(self, assignment: Assignment) -> dict[Member, int]:

@@ -20,7 +20,7 @@ import pydantic.dataclasses
 
 from quorate.errors import DataError, MissingExtra, PlanError
 
-__all__ = ["Diurnal", "Recorded", "Speed", "Traces", "recorded"]
+__all__ = ["Diurnal", "Recorded", "Speeds", "Traces", "recorded"]
 
 _DAY_S = 86_400.0
 _SAMPLE = 50_000
@@ -28,35 +28,34 @@ _TRAINING_PASSES = 3.0  # forward and backward, over the forward pass that capac
 
 
 @dataclass(frozen=True)
-class Speed:
-    """How fast a member is.
+class Speeds:
+    """How fast members are; float64, shape (members,).
 
     Args:
-        examples_per_s: that it trains with.
-        bytes_per_s: of its network, either way.
+        examples_per_s: that they train with.
+        bytes_per_s: of their networks, either way.
     """
 
-    examples_per_s: float
-    bytes_per_s: float
+    examples_per_s: np.ndarray
+    bytes_per_s: np.ndarray
 
 
 class Traces(Protocol):
-    """When each member of a population is there, and how fast it is. The same for the same index and time."""
+    """When each member of a population is there, and how fast it is. The same for the same index and time.
+
+    Members are asked about by their indices, int64, shape (members,).
+    """
 
     def present(self, members: int, now_s: float) -> int:
         """How many of the first `members` are there, at least."""
         ...
 
-    def is_present(self, index: int, now_s: float) -> bool:
-        """Whether a member is there."""
+    def stay_s(self, indices: np.ndarray, now_s: float) -> np.ndarray:
+        """How long members are still there: 0 for those who are not, perhaps infinite; float64, shape (members,)."""
         ...
 
-    def leaves_s(self, index: int, now_s: float) -> float:
-        """When a member that is there will have gone: an absolute time, perhaps infinite."""
-        ...
-
-    def speed(self, index: int) -> Speed:
-        """How fast a member is."""
+    def speeds(self, indices: np.ndarray) -> Speeds:
+        """How fast members are."""
         ...
 
 
@@ -102,23 +101,15 @@ class Diurnal:
         deviation = math.sqrt(max(share * (1 - share), 1 / counted) * (1 / counted + 1 / members))
         return max(0, math.floor(members * (share - 5 * deviation)))
 
-    def is_present(self, index: int, now_s: float) -> bool:
-        """Within its hours of the day."""
-        came, stays = self._hours(np.array([index]))
-        return bool((now_s - came[0]) % _DAY_S < stays[0])
+    def stay_s(self, indices: np.ndarray, now_s: float) -> np.ndarray:
+        """Until the end of today's hours; for ever, if they are the whole day."""
+        came, stays = self._hours(indices)
+        return np.where(stays >= _DAY_S, math.inf, np.maximum(0.0, stays - (now_s - came) % _DAY_S))
 
-    def leaves_s(self, index: int, now_s: float) -> float:
-        """At the end of today's hours; never, if they are the whole day."""
-        came, stays = (float(value[0]) for value in self._hours(np.array([index])))
-        return math.inf if stays >= _DAY_S else now_s + stays - (now_s - came) % _DAY_S
-
-    def speed(self, index: int) -> Speed:
+    def speeds(self, indices: np.ndarray) -> Speeds:
         """Log-normal around the medians."""
-        training, network = _normals(self.seed, np.array([index]), 2)[:, 0]
-        return Speed(
-            self.examples_per_s * math.exp(self.speed_sigma * training),
-            self.bytes_per_s * math.exp(self.speed_sigma * network),
-        )
+        training, network = np.exp(self.speed_sigma * _normals(self.seed, indices, 2))
+        return Speeds(self.examples_per_s * training, self.bytes_per_s * network)
 
     def _hours(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """When each comes, and how long it stays; seconds."""
@@ -129,8 +120,7 @@ class Diurnal:
 
     @lru_cache(maxsize=4096)  # noqa: B019 - frozen, and as long-lived as the run
     def _count(self, members: int, now_s: float) -> int:
-        came, stays = self._hours(np.arange(members))
-        return int(((now_s - came) % _DAY_S < stays).sum())
+        return int((self.stay_s(np.arange(members), now_s) > 0).sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,39 +130,34 @@ class Recorded:
     Args:
         intervals: of each recorded device: when it was there, float64, shape (intervals, 2), in order, in seconds.
         period_s: after which a device's trace starts again; shape (devices,).
-        speeds: of recorded devices, given to members in turn.
+        capacities: of recorded devices, given to members in turn.
     """
 
     intervals: Sequence[np.ndarray]
     period_s: np.ndarray
-    speeds: Sequence[Speed]
+    capacities: Speeds
 
     def present(self, members: int, now_s: float) -> int:
         """Counted."""
         devices = len(self.intervals)
-        there = np.array([self.is_present(device, now_s) for device in range(min(devices, members))])
+        there = self.stay_s(np.arange(min(devices, members)), now_s) > 0
         rounds, rest = divmod(members, devices)
         return int(rounds * there.sum() + there[:rest].sum()) if rounds else int(there.sum())
 
-    def is_present(self, index: int, now_s: float) -> bool:
-        """Within one of its device's intervals."""
-        return self._interval(index, now_s) is not None
+    def stay_s(self, indices: np.ndarray, now_s: float) -> np.ndarray:
+        """Until the end of the interval that their devices are in."""
+        stay_s = np.zeros(len(indices))
+        for i, device in enumerate((indices % len(self.intervals)).tolist()):
+            own, at_s = self.intervals[device], now_s % self.period_s[device]
+            place = int(np.searchsorted(own[:, 0], at_s, side="right")) - 1
+            if place >= 0:
+                stay_s[i] = max(0.0, own[place, 1] - at_s)
+        return stay_s
 
-    def leaves_s(self, index: int, now_s: float) -> float:
-        """At the end of the interval."""
-        interval = self._interval(index, now_s)
-        return now_s if interval is None else now_s + interval[1] - interval[0]
-
-    def speed(self, index: int) -> Speed:
-        """Its device's."""
-        return self.speeds[index % len(self.speeds)]
-
-    def _interval(self, index: int, now_s: float) -> tuple[float, float] | None:
-        """The time within the trace, and the end of the interval that it is in."""
-        device = index % len(self.intervals)
-        own, at = self.intervals[device], now_s % float(self.period_s[device])
-        place = int(np.searchsorted(own[:, 0], at, side="right")) - 1
-        return (at, float(own[place, 1])) if place >= 0 and at < own[place, 1] else None
+    def speeds(self, indices: np.ndarray) -> Speeds:
+        """Their devices'."""
+        devices = indices % len(self.capacities.bytes_per_s)
+        return Speeds(self.capacities.examples_per_s[devices], self.capacities.bytes_per_s[devices])
 
 
 def recorded(availability: str, capacity: str) -> Recorded:
@@ -207,10 +192,7 @@ def recorded(availability: str, capacity: str) -> Recorded:
     return Recorded(
         intervals,
         period,
-        [
-            Speed(1000.0 / (_TRAINING_PASSES * ms), kilobits * 125.0)
-            for ms, kilobits in zip(speeds["computation"], speeds["communication"], strict=True)
-        ],
+        Speeds(1000.0 / (_TRAINING_PASSES * speeds["computation"]), 125.0 * speeds["communication"]),
     )
 
 

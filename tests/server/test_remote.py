@@ -187,8 +187,8 @@ class Population:
     def member(self, index: int) -> Member:
         return MEMBERS[index]
 
-    def is_present(self, index: int) -> bool:
-        return True
+    def those_present(self, indices):
+        return indices
 
 
 @dataclasses.dataclass(frozen=True)

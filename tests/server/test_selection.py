@@ -32,8 +32,8 @@ class Numbered:
             raise IndexError(index)
         return str(index)
 
-    def is_present(self, index: int) -> bool:
-        return True
+    def those_present(self, indices):
+        return indices
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class HalfAway(Numbered):
     def present(self) -> int:
         return (self.size + 1) // 2
 
-    def is_present(self, index: int) -> bool:
-        return index % 2 == 0
+    def those_present(self, indices):
+        return [index for index in indices if index % 2 == 0]
 
 
 def draws(sampler, size, seed=1):
@@ -181,8 +181,8 @@ def test_indices_below_a_threshold_have_its_probability_whatever_its_bytes(thres
 
 def test_members_who_are_said_to_be_there_and_are_not_end_the_draw():
     class Empty(Numbered):
-        def is_present(self, index):
-            return False
+        def those_present(self, indices):
+            return []
 
     with pytest.raises(QuorateError, match="fewer members are present"):
         FixedSize(3).draw(Empty(10), Randomness.from_seed(0))

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import pytest
 
 from quorate.errors import QuorateError
@@ -11,7 +12,7 @@ from quorate.plan import Buffering
 from quorate.randomness import Randomness
 from quorate.simulations.arrivals import Arrivals
 from quorate.simulations.clock import Clock
-from quorate.simulations.traces import Speed
+from quorate.simulations.traces import Speeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,21 +24,23 @@ class There:
     def present(self, members, now_s):
         return members
 
-    def is_present(self, index, now_s):
-        return self.leaves_s(index, now_s) > now_s
+    def stay_s(self, indices, now_s):
+        return np.array([max(0.0, self.leaves.get(i, math.inf) - now_s) for i in indices.tolist()])
 
-    def leaves_s(self, index, now_s):
-        return self.leaves.get(index, math.inf)
-
-    def speed(self, index):
-        return Speed(1.0, 1.0)
+    def speeds(self, indices):
+        return Speeds(np.ones(len(indices)), np.ones(len(indices)))
 
 
 def arrivals(members=20, concurrency=4, leaves=None, stays=False, kept=None, takes_s=None, **settings):
     """Member i takes i + 1 seconds, unless said otherwise."""
     clock = Clock(There(leaves or {}), members)
-    takes_s = takes_s or (lambda number, index: index + 1.0)
-    return Arrivals(clock, Buffering(concurrency=concurrency, **settings), takes_s, stays, kept or {})
+    one = takes_s or (lambda number, index: index + 1.0)
+
+    def many(indices, rng):
+        return np.array([one(work._begun + i, index) for i, index in enumerate(indices.tolist())])
+
+    work = Arrivals(clock, Buffering(concurrency=concurrency, **settings), many, 0, stays, kept or {})
+    return work
 
 
 def nobody(index):

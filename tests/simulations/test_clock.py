@@ -14,7 +14,7 @@ from quorate.server import checkpoints
 from quorate.simulations import datasets
 from quorate.simulations.clock import Clock, Work
 from quorate.simulations.source import Simulation, simulation
-from quorate.simulations.traces import Diurnal, Speed
+from quorate.simulations.traces import Diurnal, Speeds
 from tests.federations import IDEAL, SECAGG, plan
 
 
@@ -23,19 +23,17 @@ class Given:
     """Members that leave when they are told to, each with its own speed."""
 
     leaves: Mapping[int, float]
-    speeds: Mapping[int, float]
+    examples_per_s: Mapping[int, float]
 
     def present(self, members, now_s):
-        return sum(self.is_present(index, now_s) for index in range(members))
+        return (self.stay_s(np.arange(members), now_s) > 0).sum()
 
-    def is_present(self, index, now_s):
-        return self.leaves.get(index, math.inf) > now_s
+    def stay_s(self, indices, now_s):
+        return np.array([max(0.0, self.leaves.get(i, math.inf) - now_s) for i in indices.tolist()])
 
-    def leaves_s(self, index, now_s):
-        return self.leaves.get(index, math.inf)
-
-    def speed(self, index):
-        return Speed(self.speeds.get(index, 1.0), 100.0)
+    def speeds(self, indices):
+        own = np.array([self.examples_per_s.get(index, 1.0) for index in indices.tolist()])
+        return Speeds(own, np.full(len(own), 100.0))
 
 
 class Steady(np.random.RandomState):
@@ -50,7 +48,7 @@ NAMES = ["a", "b", "c", "d"]
 
 
 def passed(clock, work=WORK):
-    return clock.run(NAMES, range(4), work, Steady(0))
+    return clock.run(NAMES, np.arange(4), work, Steady(0))
 
 
 def test_a_round_takes_as_long_as_its_slowest_member_and_the_phases_after():
@@ -89,8 +87,8 @@ def test_a_round_that_closes_early_takes_the_fastest_only():
 
 def test_time_passes_until_enough_are_there():
     class Night(Given):
-        def is_present(self, index, now_s):
-            return now_s > 7000
+        def stay_s(self, indices, now_s):
+            return np.full(len(indices), 60.0 * (now_s > 7000))
 
     clock = Clock(Night({}, {}), 10)
     clock.wait_for(5)

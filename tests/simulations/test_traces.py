@@ -4,13 +4,17 @@ import numpy as np
 import pytest
 
 from quorate.errors import DataError, PlanError
-from quorate.simulations.traces import Diurnal, Recorded, Speed, recorded
+from quorate.simulations.traces import Diurnal, Recorded, recorded
 
 HOUR = 3600.0
 
 
+def there(traces, index, now_s):
+    return bool(traces.stay_s(np.array([index]), now_s)[0] > 0)
+
+
 def presence(traces, members, hour):
-    return np.array([traces.is_present(i, hour * HOUR) for i in range(members)])
+    return traces.stay_s(np.arange(members), hour * HOUR) > 0
 
 
 def test_more_members_are_there_in_the_evening_than_in_the_morning():
@@ -28,11 +32,10 @@ def test_members_are_there_for_as_many_hours_as_is_said_on_average():
 
 def test_a_member_that_is_there_is_there_until_it_leaves():
     traces = Diurnal(hours=5)
-    for index in np.flatnonzero(presence(traces, 200, 21)):
-        leaves = traces.leaves_s(index, 21 * HOUR)
-        assert leaves > 21 * HOUR
-        assert traces.is_present(index, leaves - 1)
-        assert math.isinf(leaves) or not traces.is_present(index, leaves + 1)
+    present = np.flatnonzero(presence(traces, 200, 21))
+    for index, stays in zip(present, traces.stay_s(present, 21 * HOUR), strict=True):
+        assert there(traces, index, 21 * HOUR + stays - 1)
+        assert math.isinf(stays) or not there(traces, index, 21 * HOUR + stays + 1)
 
 
 @pytest.mark.parametrize("members", [200, 50_000, 200_000])
@@ -53,9 +56,8 @@ def test_counting_those_who_are_there_agrees_with_asking_each():
 
 def test_speeds_are_log_normal_around_the_median():
     traces = Diurnal(examples_per_s=50, bytes_per_s=2e6, speed_sigma=1.5)
-    speeds = [traces.speed(i) for i in range(4000)]
-    training = np.log([s.examples_per_s for s in speeds])
-    network = np.log([s.bytes_per_s for s in speeds])
+    speeds = traces.speeds(np.arange(4000))
+    training, network = np.log(speeds.examples_per_s), np.log(speeds.bytes_per_s)
     assert np.median(training) == pytest.approx(math.log(50), abs=0.1)
     assert np.median(network) == pytest.approx(math.log(2e6), abs=0.1)
     assert training.std() == pytest.approx(1.5, rel=0.1)
@@ -63,9 +65,11 @@ def test_speeds_are_log_normal_around_the_median():
 
 
 def test_traces_are_the_same_for_the_same_seed_only():
-    one, same, other = Diurnal(seed=5), Diurnal(seed=5), Diurnal(seed=6)
-    assert one.speed(12345) == same.speed(12345)
-    assert one.speed(12345) != other.speed(12345)
+    one, same, other = (Diurnal(seed=seed).speeds(np.array([7, 12345])) for seed in (5, 5, 6))
+    alone = Diurnal(seed=5).speeds(np.array([12345]))
+    np.testing.assert_array_equal(one.examples_per_s, same.examples_per_s)
+    np.testing.assert_array_equal(one.bytes_per_s[1:], alone.bytes_per_s)
+    assert (one.examples_per_s != other.examples_per_s).all()
 
 
 @pytest.mark.parametrize("wrong", [{"hours": 0}, {"hours": 25}, {"spread_hours": -1}, {"examples_per_s": 0}])
@@ -99,23 +103,19 @@ CAPACITY = {"client": ["a", "b"], "computation": [10.0, 40.0], "communication": 
 def test_recorded_traces_are_read_and_repeat(tmp_path, suffix):
     traces = recorded(*write(tmp_path, suffix, AVAILABILITY, CAPACITY))
     assert isinstance(traces, Recorded)
-    assert [traces.is_present(0, t) for t in (0, 99, 100, 199, 200, 259, 260, 300, 399, 400)] == [
+    assert [there(traces, 0, t) for t in (0, 99, 100, 199, 200, 259, 260, 300, 399, 400)] == [
         *(True, True, False, False, True, True, False, True, True, False)
     ]
-    assert [traces.is_present(1, t) for t in (49, 50, 79, 80, 150, 180)] == [
-        False,
-        True,
-        True,
-        False,
-        True,
-        False,
+    assert [there(traces, 1, t) for t in (49, 50, 79, 80, 150, 180)] == [
+        *(False, True, True, False, True, False)
     ]
-    assert traces.is_present(2, 10)  # the third member is the first device again
-    assert traces.leaves_s(0, 320) == 400
+    assert there(traces, 2, 10)  # the third member is the first device again
+    assert traces.stay_s(np.array([0, 1]), 320).tolist() == [80, 0]
     assert traces.present(5, 60) == 5
     assert traces.present(5, 10) == 3
-    assert traces.speed(0) == Speed(1000 / 30, 1e6)
-    assert traces.speed(3) == Speed(1000 / 120, 1e5)
+    speeds = traces.speeds(np.array([0, 3]))
+    assert speeds.examples_per_s.tolist() == pytest.approx([1000 / 30, 1000 / 120])
+    assert speeds.bytes_per_s.tolist() == [1e6, 1e5]
 
 
 @pytest.mark.parametrize(

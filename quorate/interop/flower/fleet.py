@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -207,8 +208,8 @@ class _Nodes:
     def present(self) -> int:
         return len(self._seats)
 
-    def is_present(self, index: int) -> bool:
-        return True
+    def those_present(self, indices: Sequence[int]) -> Sequence[int]:
+        return indices
 
     def member(self, index: int) -> Member:
         listed = self._transport.listed(self._transport.roll_call_s)

@@ -12,7 +12,7 @@ not wait are drawn with probability 0. Who waits depends on batteries and networ
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from quorate.errors import QuorateError
@@ -79,9 +79,9 @@ class WaitingPopulation:
         """All of them: who waits is there."""
         return self.size
 
-    def is_present(self, index: int) -> bool:
+    def those_present(self, indices: Sequence[int]) -> Sequence[int]:
         """All are."""
-        return True
+        return indices
 
     def member(self, index: int) -> Member:
         """The device at an index."""
