@@ -68,7 +68,7 @@ def flower_simulation(rounds: int) -> Outcome:
         NODES,
         backend_config={
             "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-            "init_args": {"num_cpus": os.cpu_count() or 1, "include_dashboard": False},
+            "init_args": {"address": "local", "num_cpus": os.cpu_count() or 1, "include_dashboard": False},
         },
     )
     return _theirs(theirs)

@@ -238,7 +238,7 @@ def test_fedavg_on_flower_s_simulation_gives_the_model_of_ours() -> None:
         CLIENTS,
         backend_config={
             "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-            "init_args": {"num_cpus": 2, "include_dashboard": False},
+            "init_args": {"address": "local", "num_cpus": 2, "include_dashboard": False},
         },
     )
     theirs = np.concatenate([array.numpy().ravel() for array in results[0].arrays.values()])

@@ -129,7 +129,11 @@ class _Simulated:
                     len(data),
                     backend_config={
                         "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-                        "init_args": {"num_cpus": cpus or os.cpu_count() or 1, "include_dashboard": False},
+                        "init_args": {
+                            "address": "local",
+                            "num_cpus": cpus or os.cpu_count() or 1,
+                            "include_dashboard": False,
+                        },
                     },
                 )
             except Exception as error:  # of whatever kind: whoever waits for the grid is told
