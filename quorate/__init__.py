@@ -14,6 +14,7 @@ from typing import Any
 _NAMES = {
     "Buffering": "quorate.plan",
     "Devices": "quorate.server.devices.source",
+    "Evaluation": "quorate.evaluation",
     "FinishedRun": "quorate.result",
     "IdealSum": "quorate.plan",
     "Layout": "quorate.parameters",

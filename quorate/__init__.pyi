@@ -9,6 +9,7 @@ from quorate.assembly import run as run
 from quorate.clients.adapters import numpy_models as models
 from quorate.clients.adapters import statistics as statistics
 from quorate.errors import QuorateError as QuorateError
+from quorate.evaluation import Evaluation as Evaluation
 from quorate.parameters import Layout as Layout
 from quorate.parameters import Parameters as Parameters
 from quorate.plan import Buffering as Buffering
@@ -29,6 +30,7 @@ from quorate.task import Task as Task
 __all__ = [
     "Buffering",
     "Devices",
+    "Evaluation",
     "FinishedRun",
     "IdealSum",
     "Layout",

@@ -23,11 +23,12 @@ from quorate.engine import Engine, EngineSource
 from quorate.errors import PlanError, StateError
 from quorate.fleets import Ability, Fleet
 from quorate.parts import find_part, make_part
-from quorate.plan import FleetSection, IdealSum, PlainSum, Plan, SecAggPlus
+from quorate.plan import FleetSection, IdealSum, PlainSum, Plan, Rounds, SecAggPlus
 from quorate.privacy import DpQuery, Ledger, SharedLedger, default_delta
 from quorate.progress import ProgressBar
 from quorate.randomness import Randomness, generator
 from quorate.result import FinishedRun
+from quorate.rounds import Kind
 from quorate.server.coordinator import Coordinator, RoundReport
 from quorate.server.examples import example_spend
 from quorate.server.publishing import PublishWhenDue
@@ -123,11 +124,12 @@ def run_in(
             rounds=plan.rounds.count,
             engine=engine,
             store=store,
-            sampler=_sampler(plan, record, store),
+            samplers=_samplers(plan, record, store),
             ledger=_ledger(plan, record, store, engine, source.size),
             randomness=randomness,
             watch=watch,
             publish=publisher,
+            evaluates=partial(_evaluates, plan),
         )
         publisher.catch_up(coordinator.state, coordinator.spent())
         if record.status != RunStatus.FINISHED:
@@ -256,8 +258,12 @@ def _check_needed(plan: Plan, fleet: Fleet, needed: set[Ability]) -> None:
         )
 
 
-def _sampler(plan: Plan, run: Run, store: Store) -> Sampler:
-    rounds = plan.rounds
+def _samplers(plan: Plan, run: Run, store: Store) -> dict[Kind, Sampler]:
+    kinds = (Kind.FIT,) if plan.evaluation is None else tuple(Kind)
+    return {kind: _sampler(plan.at(kind).rounds, run, store) for kind in kinds}
+
+
+def _sampler(rounds: Rounds, run: Run, store: Store) -> Sampler:
     if rounds.sampling == "fixed":
         return FixedSize(rounds.drawn)
     recent = partial(store.members_in_sums, run.id, (rounds.separation or 1) - 1)
@@ -267,6 +273,10 @@ def _sampler(plan: Plan, run: Run, store: Store) -> Sampler:
         return FirstDone(rounds.cohort, recent)
     assert rounds.largest_cohort is not None, "the plan is resolved"
     return TruncatedPoisson(rounds.cohort, rounds.largest_cohort)
+
+
+def _evaluates(plan: Plan, version: int) -> bool:
+    return plan.evaluation is not None and plan.evaluation.due(version, plan.rounds.count)
 
 
 def _randomness(plan: Plan) -> Randomness:
@@ -305,7 +315,7 @@ def _ledger(plan: Plan, record: Run, store: Store, engine: Engine, population: i
         private, delta, budget = privacy.private, privacy.delta, privacy.limit
     else:
         source: EngineSource = plan.engine.resolve()
-        private, budget = engine.event(engine.initial()) is not None, source.budget
+        private, budget = engine.event(Kind.FIT, engine.initial()) is not None, source.budget
         delta = source.delta or default_delta(population)
     if not private:
         if record.population is not None:

@@ -2,12 +2,15 @@
 
     q.run(plan, callbacks=[q.callbacks.CsvLog("log.csv"), q.callbacks.EarlyStopping("accuracy", patience=5)])
 
-What they decide from is what a run shows anybody who watches it: nothing here sees a client's data.
+What they decide from is what a run shows anybody who watches it: nothing here sees a client's data. A metric whose name
+begins with `federated/` is told by evaluations on members' data, every other one by rounds of training: a callback that
+looks at a metric looks at the rounds that tell it.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -15,16 +18,17 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import safetensors.numpy
 
 from quorate.errors import DataError, MissingExtra, QuorateError
+from quorate.evaluation import PREFIX
 from quorate.files import replace_file
 from quorate.parameters import Parameters
-from quorate.rounds import Outcome
+from quorate.rounds import Kind, Outcome
 from quorate.server.coordinator import RoundReport
-from quorate.server.records import Round
+from quorate.server.records import Round, committed
 
 __all__ = ["Callback", "CsvLog", "EarlyStopping", "Enough", "KeepBest", "TensorBoardLog"]
 
@@ -56,8 +60,8 @@ class EarlyStopping(Callback):
     """Ends a run when a metric has not become better for some committed rounds.
 
     Args:
-        metric: such as `accuracy`.
-        patience: after how many rounds without a better value.
+        metric: such as `accuracy`, or `federated/accuracy`.
+        patience: after how many rounds that tell it, without a better value.
         larger: whether larger is better; None: not for a metric whose name says `loss` or `error`.
         least_change: what counts as better.
     """
@@ -70,13 +74,12 @@ class EarlyStopping(Callback):
 
     def begin(self, history: Sequence[Round]) -> None:
         """Counts the rounds of earlier processes, too."""
-        for past in history:
-            if past.status == Outcome.COMMITTED:
-                self._count(past.metrics)
+        for past in committed(history, _kind(self._metric)):
+            self._count(past.metrics)
 
     def __call__(self, report: RoundReport, parameters: Parameters) -> None:
         """Counts rounds since the best one."""
-        if report.outcome is Outcome.COMMITTED:
+        if _tells(report, self._metric):
             self._count(report.metrics)
             if self._since >= self._patience:
                 raise Enough(f"{self._metric} has not become better for {self._since} rounds")
@@ -94,7 +97,7 @@ class KeepBest(Callback):
 
     Args:
         path: the file.
-        metric: such as `accuracy`.
+        metric: such as `accuracy`, or `federated/accuracy`.
         larger: see `EarlyStopping`.
     """
 
@@ -109,7 +112,7 @@ class KeepBest(Callback):
 
     def __call__(self, report: RoundReport, parameters: Parameters) -> None:
         """Replaces the file, durably, if this round is better."""
-        if report.outcome is not Outcome.COMMITTED:
+        if not _tells(report, self._metric):
             return
         value = self._sign * _value(report.metrics, self._metric)
         if value > self._best:
@@ -121,9 +124,9 @@ class KeepBest(Callback):
 
 
 class CsvLog(Callback):
-    """One line a round: number, version, outcome, survivors, losses, seconds, both ε and the metrics.
+    """One line a round: number, kind, version, outcome, survivors, losses, seconds, both ε and the metrics.
 
-    A file that is there is continued; metrics that it has no column for are left out.
+    A file that is there is continued; a metric that it has no column for adds one, for which the file is written anew.
 
     Args:
         path: the file.
@@ -131,6 +134,7 @@ class CsvLog(Callback):
 
     _FIXED = (
         "round",
+        "kind",
         "version",
         "outcome",
         "cohort",
@@ -154,14 +158,26 @@ class CsvLog(Callback):
         """Appends the round."""
         row = _row(report) | {"seconds": f"{time.monotonic() - self._began:.3f}"}
         self._began = time.monotonic()
-        new = not self._columns
-        if new:
-            self._columns = [*self._FIXED, *sorted(report.metrics)]
+        more = sorted(set(report.metrics) - set(self._columns))
+        if more or not self._columns:
+            self._widen(more)
         with self._path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, self._columns, extrasaction="ignore", restval="")
-            if new:
-                writer.writeheader()
-            writer.writerow(row | {name: repr(value) for name, value in report.metrics.items()})
+            self._writer(file).writerow(row | {name: repr(value) for name, value in report.metrics.items()})
+
+    def _widen(self, more: Sequence[str]) -> None:
+        rows: list[dict[str, str]] = []
+        if self._columns:
+            with self._path.open(newline="") as file:
+                rows = list(csv.DictReader(file))
+        self._columns = [*(self._columns or self._FIXED), *more]
+        text = io.StringIO(newline="")
+        writer = self._writer(text)
+        writer.writeheader()
+        writer.writerows(rows)
+        replace_file(self._path, text.getvalue().encode())
+
+    def _writer(self, file: IO[str]) -> csv.DictWriter[str]:
+        return csv.DictWriter(file, self._columns, restval="")
 
 
 class TensorBoardLog(Callback):
@@ -189,7 +205,8 @@ class TensorBoardLog(Callback):
         if report.outcome is not Outcome.COMMITTED:
             return
         scalars = {f"metrics/{name}": value for name, value in report.metrics.items()}
-        scalars["round/survivors"] = report.survivors
+        prefix = "round" if report.kind is Kind.FIT else "evaluation"
+        scalars[f"{prefix}/survivors"] = report.survivors
         if report.epsilons is not None:
             scalars |= {"epsilon/released": report.epsilons.released}
             if math.isfinite(report.epsilons.server):
@@ -217,6 +234,7 @@ def _row(report: RoundReport) -> dict[str, Any]:
     spent = report.epsilons
     return {
         "round": report.number,
+        "kind": report.kind.value,
         "version": report.version,
         "outcome": report.outcome.value,
         "cohort": report.cohort,
@@ -230,6 +248,15 @@ def _row(report: RoundReport) -> dict[str, Any]:
 def _sign(metric: str, larger: bool | None) -> int:
     smaller_is_better = "loss" in metric or "error" in metric
     return 1 if (not smaller_is_better if larger is None else larger) else -1
+
+
+def _kind(metric: str) -> Kind:
+    """Of the rounds that tell a metric."""
+    return Kind.EVALUATE if metric.startswith(PREFIX) else Kind.FIT
+
+
+def _tells(report: RoundReport, metric: str) -> bool:
+    return report.outcome is Outcome.COMMITTED and report.kind is _kind(metric)
 
 
 def _value(metrics: Mapping[str, float], name: str) -> float:

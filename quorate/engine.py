@@ -16,7 +16,7 @@ from quorate.fleets import Ability, Fleet, Population
 from quorate.parameters import Layout, Parameters
 from quorate.plan import Plan
 from quorate.privacy import Event
-from quorate.rounds import Member, Outcome, State
+from quorate.rounds import Kind, Member, Outcome, State
 from quorate.summation import Journal
 
 __all__ = ["ClosableEngine", "Engine", "EngineSource", "RunState", "Step"]
@@ -46,7 +46,7 @@ class Step:
         own: the engine's own state after the round.
         survivors: the members whose updates are in it.
         lost: how many members were lost, by phase.
-        metrics: of training, where the plan lets them out.
+        metrics: of training, where the plan lets them out; of an evaluation, what it came to.
     """
 
     parameters: Parameters
@@ -72,14 +72,18 @@ class Engine(Protocol):
         """Who can be selected for the next round; it may wait until there are enough."""
         ...
 
-    def event(self, state: RunState) -> Event | None:
+    def event(self, kind: Kind, state: RunState) -> Event | None:
         """What a step from this state releases: charged before the step begins. None when no privacy is claimed."""
         ...
 
-    def step(self, number: int, state: RunState, cohort: tuple[Member, ...], journal: Journal) -> Step:
+    def step(
+        self, kind: Kind, number: int, state: RunState, cohort: tuple[Member, ...], journal: Journal
+    ) -> Step:
         """A round: from the assignment to the new parameters, which need not be finite.
 
         Args:
+            kind: of the round; after an evaluation parameters and state are as they were. Only an engine of a plan
+                that has an `[evaluation]` is asked for one.
             number: of the round; never used twice in a run.
             state: what it starts from.
             cohort: the members that were drawn.
@@ -91,7 +95,7 @@ class Engine(Protocol):
         ...
 
     def evaluate(self, parameters: Parameters) -> Mapping[str, float]:
-        """Metrics of a model on the server's own data; empty when there are none."""
+        """Metrics of a model on the server's own data, not in a round; empty when there are none."""
         ...
 
     def conclude(self, number: int, outcomes: Mapping[Member, Outcome]) -> None:

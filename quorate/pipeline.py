@@ -6,6 +6,7 @@ values. Ring, scale and noise shares follow from these. The way to sum is made h
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import struct
 from collections.abc import Sequence
@@ -16,16 +17,10 @@ import numpy as np
 from quorate.buckets import BucketedSummation
 from quorate.codecs import Codec
 from quorate.errors import DataError
+from quorate.evaluation import CELLS, Questions
 from quorate.fleets import Identities
 from quorate.plan import SecAggPlus, Terms
-from quorate.privacy import (
-    DpQuery,
-    Event,
-    ExternalEvent,
-    Mechanism,
-    NoPrivacy,
-    TruncatedPoissonSampledEvent,
-)
+from quorate.privacy import DpQuery, Mechanism, NoPrivacy
 from quorate.privacy.mechanisms.none import numbers
 from quorate.privacy.secagg import EnrolledKeys, SecAggSummation, Unmask, add_masks
 from quorate.randomness import Randomness
@@ -34,6 +29,8 @@ from quorate.rounds import (
     Assignment,
     Broadcast,
     CohortBounds,
+    Instruction,
+    Kind,
     PublicValues,
     State,
     SumShape,
@@ -41,11 +38,11 @@ from quorate.rounds import (
     Updates,
     Vector,
 )
-from quorate.strategies import Aggregator
+from quorate.strategies import Aggregator, aggregators
 from quorate.summation import Journal, Sink, Summation, SumSession
 from quorate.sums import BucketSums, DirectSummation, RunningSum, Spool
 
-__all__ = ["Pipeline", "Segment", "binding", "build", "encoded", "event", "session", "summation"]
+__all__ = ["Pipeline", "Segment", "binding", "build", "encoded", "instructed", "session", "summation"]
 
 _WEIGHT, _METRICS = "quorate.weight", "quorate.metrics"  # no strategy's vector has a name with a dot
 _METRIC_BOUND = 1024.0
@@ -87,6 +84,8 @@ class Pipeline:
         example_cap: the most examples that count of one client; None: all.
         denominator: what a sum is divided by; None: by what the survivors' weights come to.
         buckets: how many sums there are of a cohort.
+        questions: of an evaluation, whose vector is made of what a member measured, and read as metrics; None in
+            training.
     """
 
     mechanism: Mechanism
@@ -101,6 +100,7 @@ class Pipeline:
     example_cap: int | None
     denominator: float | None
     buckets: int = 1
+    questions: Questions | None = None
 
     def encode(self, update: Update, randomness: Randomness, discount: float = 1.0) -> np.ndarray:
         """One client's update as an encoded vector, shape (length,).
@@ -111,7 +111,7 @@ class Pipeline:
             discount: as in `encode_many`.
 
         Raises:
-            DataError: a vector is missing, or does not have the length that the strategy says.
+            DataError: a vector or a metric is missing, or a vector does not have the length that the strategy says.
         """
         encoded: np.ndarray = self.encode_many(Updates.of(update), [randomness], discount)[0]
         return encoded
@@ -128,7 +128,7 @@ class Pipeline:
                 discount makes the step shorter.
 
         Raises:
-            DataError: a vector is missing, or does not have the length that the strategy says.
+            DataError: a vector or a metric is missing, or a vector does not have the length that the strategy says.
         """
         clients = len(updates.examples)
         encoded = np.empty((clients, self.length), self.dtype)
@@ -164,6 +164,8 @@ class Pipeline:
             own = {name: block[i] for name, block in updates.vectors.items()}
             for name, vector in self.mechanism.measured(own, self.shape.vectors, self.public).items():
                 found.setdefault(name, []).append(vector)
+        if self.questions is not None:
+            found[CELLS] = [self.questions.contribution(updates.one(i)) for i in range(clients)]
         return {
             _WEIGHT: np.ones((clients, 1)),
             _METRICS: np.array(metrics, np.float64).reshape(-1, clients).T,
@@ -193,7 +195,7 @@ class Pipeline:
     def decode(
         self, aggregate: Aggregate, randomness: Randomness, state: State
     ) -> tuple[dict[str, np.ndarray], dict[str, float], State]:
-        """The aggregate of each vector, float64, shape (its length,); the mean of each metric; the mechanism's state.
+        """The aggregate of each vector, float64, shape (its length,); the metrics; the mechanism's state.
 
         A mean divides by the fixed denominator where the plan has privacy, and by the survivors' weights elsewhere.
 
@@ -213,6 +215,8 @@ class Pipeline:
         counts = self._counts(aggregate, sums.pop(_WEIGHT, None))
         reduce = self._mean if self.aggregator.linear else self._reduced
         values = {name: reduce(block, counts) for name, block in sums.items()}
+        if self.questions is not None:
+            return {}, self.questions.answers(values[CELLS]), state
         metrics = values.pop(_METRICS, np.zeros(0))
         return values, {name: float(value) for name, value in zip(self.metrics, metrics, strict=False)}, state
 
@@ -257,15 +261,17 @@ def build(terms: Terms, bounds: CohortBounds, public: PublicValues) -> Pipeline:
     """The pipeline of a round: the same on both sides.
 
     Args:
-        terms: resolved (`Plan.resolved`).
+        terms: resolved (`Plan.resolved`), of the round's kind (`Terms.at`).
         bounds: of the cohort.
         public: of the round.
     """
-    task, strategy, mechanism = terms.task.resolve(), terms.strategy.resolve(), terms.privacy
+    task, mechanism = terms.task.resolve(), terms.privacy
+    asked = None if terms.kind is Kind.FIT or terms.evaluation is None else terms.evaluation.questions
+    aggregator = terms.strategy.resolve().aggregator if asked is None else aggregators.mean()
     shape = terms.shape(bounds)
     weighted = terms.rounds.weighting == "examples"
     private = mechanism.private or terms.training.dp_sgd is not None
-    metrics = () if private else task.model.metrics
+    metrics = () if private or asked is not None else task.model.metrics
     # Outside a ring a weight has no bound, and the clip comes before it only.
     coder = NoPrivacy() if weighted and shape.ring_bits is None else mechanism
     scaled = weighted or terms.rounds.buffering is not None
@@ -289,70 +295,56 @@ def build(terms: Terms, bounds: CohortBounds, public: PublicValues) -> Pipeline:
         segments=tuple(segments),
         length=start,
         dtype=np.dtype(_DTYPES[shape.ring_bits]),
-        aggregator=strategy.aggregator,
+        aggregator=aggregator,
         metrics=metrics,
         weighted=weighted,
         example_cap=terms.rounds.example_cap,
         denominator=bounds.denominator if mechanism.private else None,
         buckets=terms.secure_aggregation.buckets,
+        questions=asked,
     )
 
 
 def encoded(terms: Terms, bounds: CohortBounds) -> tuple[int, np.dtype[np.generic]]:
-    """The length and the dtype of the encoded vectors of every round.
+    """The length and the dtype of the encoded vectors of every round of a kind.
 
     Args:
-        terms: resolved.
+        terms: resolved, of the kind (`Terms.at`).
         bounds: of the cohort.
     """
     made = build(terms, bounds, PublicValues(terms.privacy.clip_norm, bytes(32)))
     return made.length, made.dtype
 
 
-def event(terms: Terms, bounds: CohortBounds, population: int) -> Event | None:
-    """What a round releases, for the ledger; None when no privacy is claimed.
-
-    Amplification by sampling is claimed only for the sampler that the coordinator runs in secret, and only for one sum
-    of the whole cohort: with buckets, one member more would also change who else is summed together.
-
-    Args:
-        terms: resolved.
-        bounds: of the cohort.
-        population: how many members the cohort is drawn from.
-    """
-    released = terms.privacy.event(terms.shape(bounds))
-    if isinstance(released, ExternalEvent):  # says itself how it is sampled
-        return released
-    if released is None or terms.rounds.sampling != "poisson" or terms.secure_aggregation.buckets > 1:
-        return released
-    return TruncatedPoissonSampledEvent(
-        population=population,
-        probability=terms.rounds.cohort / population,
-        cap=bounds.largest,
-        event=released,
-        dropout=terms.secure_aggregation.dropout,
-    )
-
-
 def session(assignment: Assignment, pipeline: Pipeline) -> SumSession:
     """What both halves of the sum agree on."""
     return SumSession(
-        binding=binding(assignment.terms_hash, assignment.run, assignment.round, assignment.broadcast),
+        binding=binding(
+            assignment.terms_hash, assignment.run, assignment.round, assignment.kind, assignment.broadcast
+        ),
         length=pipeline.length,
         dtype=pipeline.dtype,
         bounds=assignment.bounds,
     )
 
 
-def binding(terms_hash: bytes, run: str, round: int, broadcast: Broadcast) -> bytes:
-    """SHA-256 over the terms (which hold the task), run, round, and everything broadcast.
+def binding(terms_hash: bytes, run: str, round: int, kind: Kind, broadcast: Broadcast) -> bytes:
+    """SHA-256 over the terms (which hold the task), run, round, kind, and everything broadcast.
 
     Members that were told different things derive different masks, which then don't cancel: a server that gives one
     member another model learns nothing from the sum (Pasquini et al., CCS 2022).
     """
-    name = run.encode()
-    header = struct.pack(">I", len(name)) + name + struct.pack(">Q", round)
+    name, asked = run.encode(), kind.value.encode()
+    header = struct.pack(">I", len(name)) + name + struct.pack(">QI", round, len(asked)) + asked
     return hashlib.sha256(b"quorate/session/1" + terms_hash + header + broadcast.digest()).digest()
+
+
+def instructed(assignment: Assignment, terms: Terms) -> Instruction:
+    """What a member is told to do: as it was broadcast, with what the terms say of it."""
+    instruction = assignment.broadcast.instruction
+    if assignment.kind is Kind.FIT or terms.evaluation is None:
+        return instruction
+    return dataclasses.replace(instruction, slices=terms.evaluation.slices)
 
 
 def summation(

@@ -6,7 +6,8 @@ objects can be bound in Python, for simulations; whatever is bound still has a n
 terms hold.
 
 `Plan.resolved` fills in what depends on the population (δ, the noise multiplier for a target ε, the cohort's bounds);
-`Terms.encoded` gives the canonical bytes that are hashed and that travel.
+`Terms.at` gives the terms as they are for rounds of a kind, training or evaluation; `Terms.encoded` gives the canonical
+bytes that are hashed and that travel.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Self
 
 import pydantic
 from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr
@@ -33,6 +34,7 @@ from quorate.cohorts import (
     spread,
 )
 from quorate.errors import PlanError
+from quorate.evaluation import EXAMPLES, Evaluation
 from quorate.parts import find_part, make_part, written
 from quorate.privacy import (
     CentralGaussian,
@@ -42,14 +44,17 @@ from quorate.privacy import (
     DpFtrl,
     DpQuery,
     DpSgd,
+    Event,
     ExampleEvent,
+    ExternalEvent,
     LocalGaussian,
     NoPrivacy,
+    TruncatedPoissonSampledEvent,
     calibrate,
     default_delta,
 )
 from quorate.privacy.secagg.parameters import LARGEST_COHORT, SMALLEST_COHORT
-from quorate.rounds import CohortBounds, SumShape, VectorSpec
+from quorate.rounds import CohortBounds, Kind, SumShape, VectorSpec
 from quorate.sections import Section
 from quorate.strategies import Strategy
 from quorate.task import Task
@@ -57,6 +62,7 @@ from quorate.task import Task
 __all__ = [
     "Buffering",
     "EngineSection",
+    "Evaluation",
     "FleetSection",
     "IdealSum",
     "PlainSum",
@@ -274,7 +280,9 @@ class Terms(Section):
     strategy: Annotated[StrategySection, BeforeValidator(_strategy_section)] = StrategySection()
     privacy: Privacy = NoPrivacy()
     secure_aggregation: SecureAggregation = PlainSum()
+    evaluation: Evaluation | None = None
     engine: EngineSection | None = None
+    _kind: Kind = PrivateAttr(Kind.FIT)
 
     @pydantic.model_validator(mode="after")
     def _possible(self) -> Terms:
@@ -290,17 +298,81 @@ class Terms(Section):
             raise PlanError(problems)
         return self
 
+    @property
+    def kind(self) -> Kind:
+        """Of the rounds that these terms are for, see `at`."""
+        return self._kind
+
+    def at(self, kind: Kind) -> Self:
+        """These terms as they are for rounds of a kind: an evaluation has its own cohort, and noise for its cells.
+
+        Raises:
+            PlanError: these terms have no evaluation.
+        """
+        if kind is self._kind:
+            return self
+        if self.evaluation is None:
+            raise PlanError("evaluation: these terms have none")
+        asked, summing, rounds = self.evaluation, self.secure_aggregation, self.rounds
+        plain = isinstance(summing, PlainSum) and not self.privacy.private
+        same = asked.cohort in (None, rounds.cohort)
+        fewest = asked.min_survivors or (summing.min_survivors if same else None)
+        own = {
+            "count": asked.times(rounds.count),
+            "cohort": asked.cohort or rounds.cohort,
+            "largest_cohort": asked.largest_cohort or (rounds.largest_cohort if same else None),
+            "sampling": "poisson" if rounds.sampling == "poisson" else "fixed",
+            "separation": None,
+            "buffering": None,
+            "weighting": "uniform",
+            "example_cap": None,
+        }
+        cells = self.privacy.for_cells(len(asked.questions), asked.noise_multiplier, asked.epsilon)
+        made = self.model_copy(
+            update={
+                "rounds": rounds.model_copy(update=own),
+                "privacy": NoPrivacy() if plain else cells,
+                "secure_aggregation": summing.model_copy(
+                    update={"min_survivors": fewest, "ring_bits": None if plain else 32}
+                ),
+            }
+        )
+        made._kind = kind
+        return made
+
     def bounds(self, population: int) -> CohortBounds:
         """The bounds of each sum, over a cohort or a bucket, in a population of the given size.
 
         Raises:
             PlanError: the population is too small for the cohort.
         """
-        return cohort_bounds(self.rounds, self.secure_aggregation, population)
+        try:
+            return cohort_bounds(self.rounds, self.secure_aggregation, population)
+        except PlanError as error:
+            raise PlanError(self._own_words(error.problems)) from None
+
+    def _own_words(self, problems: Sequence[str]) -> list[str]:
+        """What is wrong with a cohort, by the section that it is set in."""
+        if self._kind is Kind.FIT:
+            return list(problems)
+        replaced = (
+            ("secure_aggregation.min_survivors", "evaluation.min_survivors"),
+            ("rounds.cohort", "evaluation.cohort"),
+            ("rounds.largest_cohort", "evaluation.largest_cohort"),
+            ("privacy.epsilon:", "evaluation.epsilon:"),
+        )
+        found = []
+        for problem in problems:
+            for ours, theirs in replaced:
+                problem = problem.replace(ours, theirs)
+            found.append(problem)
+        return found
 
     @property
     def single_updates(self) -> bool:
         """Whether the aggregator or the mechanism takes single updates, in the place of their running sum."""
+        if self._kind is Kind.EVALUATE:
+            return False
         return isinstance(self.privacy, DpQuery) or not self.strategy.resolve().aggregator.linear
 
     def shape(self, bounds: CohortBounds) -> SumShape:
@@ -310,6 +382,8 @@ class Terms(Section):
             bounds: of the cohort.
         """
         strategy, summing = self.strategy.resolve(), self.secure_aggregation
+        if self._kind is Kind.EVALUATE and self.evaluation is not None:
+            return SumShape(self.evaluation.questions.vectors, bounds, summing.ring_bits)
         layout = strategy.shared(self.task.resolve().layout)
         parts = tuple(math.prod(shape) for _, shape in layout.entries)
         vectors = self.privacy.riding(
@@ -324,9 +398,39 @@ class Terms(Section):
             return SumShape(vectors, bounds, None)
         return SumShape(vectors, bounds, summing.ring_bits or self.privacy.ring_bits(vectors, bounds))
 
+    def event(self, bounds: CohortBounds, population: int) -> Event | None:
+        """What a round releases, for the ledger; None when no privacy is claimed.
+
+        Amplification by sampling is claimed only for the sampler that the coordinator runs in secret, and only for one
+        sum of the whole cohort: with buckets, one member more would also change who else is summed together.
+
+        Args:
+            bounds: of the cohort.
+            population: how many members the cohort is drawn from.
+        """
+        released = self.privacy.event(self.shape(bounds))
+        if isinstance(released, ExternalEvent):  # says itself how it is sampled
+            return released
+        probability = self._amplified_by(population)
+        if released is None or probability is None:
+            return released
+        return TruncatedPoissonSampledEvent(
+            population=population,
+            probability=probability,
+            cap=bounds.largest,
+            event=released,
+            dropout=self.secure_aggregation.dropout,
+        )
+
+    def _amplified_by(self, population: int) -> float | None:
+        """The probability to be drawn, where that is what amplifies."""
+        amplified = self.rounds.sampling == "poisson" and self.secure_aggregation.buckets == 1
+        return self.rounds.cohort / population if amplified else None
+
     def sections(self) -> list[str]:
         """The names of the sections that this plan has: with an engine of its own, none of our engine's."""
-        absent = ("engine",) if self.engine is None else _SUMMED
+        absent = {"engine"} if self.engine is None else {*_SUMMED}
+        absent |= {"evaluation"} if self.evaluation is None else set()
         return [name for name in type(self).model_fields if name not in absent]
 
     def encoded(self) -> bytes:
@@ -415,7 +519,11 @@ class Plan(Terms):
         rounds = self.rounds.model_copy(update={"largest_cohort": largest_cohort(self.rounds, population)})
         if self.engine is not None:
             return self.model_copy(update={"rounds": rounds})
-        calibrated = self.model_copy(update={"privacy": self._calibrated(population, bounds)})
+        delta = self.privacy.delta or default_delta(population)
+        noted = self.privacy.model_copy(update={"delta": delta}) if self.privacy.private else self.privacy
+        measured = self.model_copy(update={"privacy": noted})
+        measured = measured.model_copy(update={"evaluation": measured._evaluated(population)})
+        calibrated = measured.model_copy(update={"privacy": measured._calibrated(population, bounds)})
         bits = calibrated.shape(bounds).ring_bits
         return calibrated.model_copy(
             update={
@@ -427,25 +535,61 @@ class Plan(Terms):
             }
         )
 
+    def _evaluated(self, population: int) -> Evaluation | None:
+        """`[evaluation]` with its cohort, and with the noise multiplier for its ε."""
+        if self.evaluation is None:
+            return None
+        terms = self.at(Kind.EVALUATE)
+        bounds, rounds, multiplier = terms.bounds(population), terms.rounds, self.evaluation.noise_multiplier
+        if not isinstance(terms.privacy, NoPrivacy | DpQuery) and multiplier is None:
+            try:
+                found = calibrate(
+                    terms.privacy,
+                    terms.shape(bounds),
+                    rounds=rounds.count,
+                    delta=terms.privacy.delta or default_delta(population),
+                    population=population,
+                    probability=terms._amplified_by(population),
+                    dropout=terms.secure_aggregation.dropout,
+                )
+            except PlanError as error:
+                raise PlanError(terms._own_words(error.problems)) from None
+            multiplier = found.noise_multiplier
+        own = {
+            "cohort": rounds.cohort,
+            "largest_cohort": largest_cohort(rounds, population),
+            "min_survivors": bounds.min_survivors,
+            "noise_multiplier": multiplier,
+            "epsilon": None,
+        }
+        return self.evaluation.model_copy(update=own)
+
+    def beside(self, population: int) -> dict[Event, int]:
+        """What is released beside training, how often; of a resolved plan."""
+        if self.evaluation is None:
+            return {}
+        terms = self.at(Kind.EVALUATE)
+        event = terms.event(terms.bounds(population), population)
+        return {} if event is None else {event: terms.rounds.count}
+
     def _calibrated(self, population: int, bounds: CohortBounds) -> AnyMechanism:
-        """The mechanism with its δ, and with a noise multiplier that keeps its ε in the ring that will be used."""
+        """The mechanism with a noise multiplier that keeps its ε in the ring that will be used."""
         if isinstance(self.privacy, NoPrivacy):
             return self.privacy
-        delta = self.privacy.delta or default_delta(population)
-        amplified = self.rounds.sampling == "poisson" and self.secure_aggregation.buckets == 1
-        privacy = self.privacy.model_copy(update={"delta": delta})
-        if isinstance(privacy, DpQuery):
-            return privacy
+        if isinstance(self.privacy, DpQuery):
+            return self.privacy
+        privacy, beside = self.privacy, self.beside(population)
 
         def at(bits: int) -> AnyMechanism:
             return calibrate(
                 privacy,
                 dataclasses.replace(self.shape(bounds), ring_bits=bits),
                 rounds=self.rounds.participations,
-                delta=delta,
+                delta=privacy.delta or default_delta(population),
                 population=population,
-                probability=self.rounds.cohort / population if amplified else None,
+                probability=self._amplified_by(population),
                 dropout=self.secure_aggregation.dropout,
+                beside=beside,
             )
 
         asked = self.secure_aggregation.ring_bits
@@ -467,15 +611,7 @@ def _impossible(terms: Terms) -> list[str]:
     """The combinations that can't be, one sentence each."""
     rounds, summing, privacy = terms.rounds, terms.secure_aggregation, terms.privacy
     problems = [] if terms.engine is None else _beside_an_engine(terms, terms.engine)
-    if rounds.largest_cohort is not None and rounds.largest_cohort < rounds.cohort:
-        problems.append(
-            f"rounds.largest_cohort: found {rounds.largest_cohort}; accepted: at least rounds.cohort ({rounds.cohort})"
-        )
-    if rounds.sampling != "poisson" and rounds.largest_cohort not in (None, rounds.cohort):
-        problems.append(
-            f"rounds.largest_cohort: found {rounds.largest_cohort}, but with rounds.sampling {rounds.sampling!r} every "
-            f"cohort has rounds.cohort ({rounds.cohort}) members; accepted: no value, or sampling = 'poisson'"
-        )
+    problems += _impossible_cohort(rounds, summing)
     if (rounds.sampling == "separated") != (rounds.separation is not None) and rounds.sampling != "buffered":
         problems.append(
             f"rounds.separation: found {rounds.separation}; accepted: at least 1 with rounds.sampling 'separated' or "
@@ -498,35 +634,17 @@ def _impossible(terms: Terms) -> list[str]:
             "round that goes on with the quick members is not the random sample that privacy is amplified by; "
             "accepted: 1, or sampling = 'fixed'"
         )
-    buckets = summing.buckets
-    if summing.min_survivors is not None and buckets * summing.min_survivors > rounds.cohort:
-        over = f"rounds.cohort ({rounds.cohort})" + (f" / {buckets} buckets" if buckets > 1 else "")
-        problems.append(
-            f"secure_aggregation.min_survivors: found {summing.min_survivors}, which is above the expected members of "
-            f"a sum; accepted: 1 to {over}"
-        )
     problems += _impossible_buckets(rounds, summing) if isinstance(summing, RingSum) else []
-    most = rounds.largest_cohort or (spread(rounds.cohort) if rounds.sampling == "poisson" else rounds.cohort)
-    if isinstance(summing, SecAggPlus) and rounds.cohort < SMALLEST_COHORT * buckets:
-        problems.append(
-            f"rounds.cohort: found {rounds.cohort}, but from a sum of two members each would learn the other's update; "
-            f"accepted with secure_aggregation.protocol 'secagg+': at least {SMALLEST_COHORT} for each sum"
-        )
-    if isinstance(summing, SecAggPlus) and most > LARGEST_COHORT * buckets:
-        problems.append(
-            f"rounds.largest_cohort: found {most}; accepted with secure_aggregation.protocol 'secagg+': at most "
-            f"{LARGEST_COHORT} for each sum, so at least {-(-most // LARGEST_COHORT)} secure_aggregation.buckets here"
-        )
     strategy = terms.strategy.resolve()
     problems += impossible_buffering(rounds, summing, strategy)
     ring = not isinstance(summing, PlainSum)
-    if ring and not strategy.aggregator.linear and buckets < _FEWEST_FOR_ROBUSTNESS:
+    if ring and not strategy.aggregator.linear and summing.buckets < _FEWEST_FOR_ROBUSTNESS:
         problems.append(
             f"strategy.name: {strategy.name!r} aggregates by {strategy.aggregator.name!r}, which must see every single "
-            f"update, and secure_aggregation.protocol {summing.protocol!r} shows the server only sums ({buckets} of a "
-            f"cohort); accepted: secure_aggregation.buckets of at least {_FEWEST_FOR_ROBUSTNESS}, across whose sums it "
-            "runs then; a strategy with a linear aggregator (fedavg, fedadam, fedyogi, fedadagrad, fedprox, scaffold); "
-            "or secure_aggregation.protocol = 'none'"
+            f"update, and secure_aggregation.protocol {summing.protocol!r} shows the server only sums "
+            f"({summing.buckets} of a cohort); accepted: secure_aggregation.buckets of at least "
+            f"{_FEWEST_FOR_ROBUSTNESS}, across whose sums it runs then; a strategy with a linear aggregator (fedavg, "
+            "fedadam, fedyogi, fedadagrad, fedprox, scaffold); or secure_aggregation.protocol = 'none'"
         )
     if privacy.needs_hidden_updates and not ring:
         problems.append(
@@ -574,14 +692,113 @@ def _impossible(terms: Terms) -> list[str]:
             f"rounds.weighting: found {rounds.weighting!r}, but the noise of privacy.mechanism {privacy.mechanism!r} "
             "is for clients that all count the same; accepted: 'uniform', or privacy.mechanism = 'none'"
         )
+    if not problems and terms.evaluation is not None:
+        problems += _impossible_evaluation(terms, terms.evaluation)
     return problems
+
+
+def _impossible_cohort(rounds: Rounds, summing: PlainSum | RingSum) -> list[str]:
+    """What can't be of a cohort and its sum."""
+    problems: list[str] = []
+    buckets = summing.buckets
+    if rounds.largest_cohort is not None and rounds.largest_cohort < rounds.cohort:
+        problems.append(
+            f"rounds.largest_cohort: found {rounds.largest_cohort}; accepted: at least rounds.cohort ({rounds.cohort})"
+        )
+    if rounds.sampling != "poisson" and rounds.largest_cohort not in (None, rounds.cohort):
+        problems.append(
+            f"rounds.largest_cohort: found {rounds.largest_cohort}, but with rounds.sampling {rounds.sampling!r} every "
+            f"cohort has rounds.cohort ({rounds.cohort}) members; accepted: no value, or sampling = 'poisson'"
+        )
+    if summing.min_survivors is not None and buckets * summing.min_survivors > rounds.cohort:
+        over = f"rounds.cohort ({rounds.cohort})" + (f" / {buckets} buckets" if buckets > 1 else "")
+        problems.append(
+            f"secure_aggregation.min_survivors: found {summing.min_survivors}, which is above the expected members of "
+            f"a sum; accepted: 1 to {over}"
+        )
+    most = rounds.largest_cohort or (spread(rounds.cohort) if rounds.sampling == "poisson" else rounds.cohort)
+    if isinstance(summing, SecAggPlus) and rounds.cohort < SMALLEST_COHORT * buckets:
+        problems.append(
+            f"rounds.cohort: found {rounds.cohort}, but from a sum of two members each would learn the other's update; "
+            f"accepted with secure_aggregation.protocol 'secagg+': at least {SMALLEST_COHORT} for each sum"
+        )
+    if isinstance(summing, SecAggPlus) and most > LARGEST_COHORT * buckets:
+        problems.append(
+            f"rounds.largest_cohort: found {most}; accepted with secure_aggregation.protocol 'secagg+': at most "
+            f"{LARGEST_COHORT} for each sum, so at least {-(-most // LARGEST_COHORT)} secure_aggregation.buckets here"
+        )
+    return problems
+
+
+def _impossible_evaluation(terms: Terms, asked: Evaluation) -> list[str]:
+    """What can't be measured on members' data, of terms that are possible otherwise."""
+    task, privacy = terms.task.resolve(), terms.privacy
+    problems = []
+    known = (*task.model.metrics, EXAMPLES)
+    if not task.model.metrics:
+        return [f"evaluation: the task {task.name!r} measures nothing; accepted: no [evaluation]"]
+    problems += [
+        f"evaluation.metrics.{name}: unknown metric; the task {task.name!r} measures {', '.join(known)}"
+        for name in asked.metrics
+        if name not in known
+    ]
+    problems += [
+        f"evaluation.slices.{key}: unknown key; the task {task.name!r} declares {', '.join(task.keys) or 'none'}"
+        for key in asked.slices
+        if key not in task.keys
+    ]
+    bounded = privacy.private or not isinstance(terms.secure_aggregation, PlainSum)
+    if bounded and asked.weighting == "examples" and asked.example_cap is None:
+        problems.append(
+            "evaluation.example_cap: missing; noise and sums in a ring need a bound on every weight; accepted with "
+            "evaluation.weighting 'examples': the most examples that count of one client, a whole number of at least 1"
+        )
+    if asked.weighting == "uniform" and asked.example_cap is not None:
+        problems.append(
+            f"evaluation.example_cap: found {asked.example_cap}, but with evaluation.weighting 'uniform' examples are "
+            "not counted; accepted: no value, or weighting = 'examples'"
+        )
+    if terms.training.dp_sgd is not None:
+        problems.append(
+            "evaluation: found beside [training.dp_sgd], which protects single examples, as an evaluation's metrics do "
+            "not; accepted: no [evaluation], or no [training.dp_sgd]"
+        )
+    if terms.rounds.sampling == "buffered":
+        problems.append(
+            "evaluation: found with rounds.sampling 'buffered', where members train on models of different ages; "
+            "accepted: 'poisson', 'fixed' or 'separated'"
+        )
+    given = (asked.noise_multiplier is not None) + (asked.epsilon is not None)
+    if privacy.private and given != 1:
+        problems.append(
+            f"evaluation.noise_multiplier: found {'neither' if not given else 'both'} of noise_multiplier and epsilon; "
+            f"what an evaluation releases has noise of its own with privacy.mechanism {privacy.mechanism!r}; accepted: "
+            "exactly one of them"
+        )
+    elif not privacy.private and given:
+        problems.append(
+            "evaluation.noise_multiplier: found noise for evaluations, but with privacy.mechanism 'none' nothing is "
+            "claimed; accepted: neither noise_multiplier nor epsilon, or another mechanism"
+        )
+    if privacy.limit is not None and asked.epsilon is not None and asked.epsilon >= privacy.limit:
+        problems.append(
+            f"evaluation.epsilon: found {asked.epsilon:g}; accepted: below that of the whole run ({privacy.limit:g}), "
+            "of which it is a part"
+        )
+    if problems:
+        return problems
+    try:
+        own = terms.at(Kind.EVALUATE)
+    except PlanError as error:  # a mechanism that takes no ε, say
+        return [f"evaluation: {problem}" for problem in error.problems]
+    return own._own_words(_impossible_cohort(own.rounds, own.secure_aggregation))
 
 
 def _beside_an_engine(terms: Terms, engine: EngineSection) -> list[str]:
     problems = [
         f"{name}: found beside [engine]; the engine {engine.name!r} does its own aggregation; accepted: no [{name}]"
-        for name in _SUMMED
-        if name in terms.model_fields_set
+        for name in (*_SUMMED, "evaluation")
+        if name in terms.model_fields_set and getattr(terms, name) is not None
     ]
     if terms.rounds.sampling == "buffered":
         problems.append(

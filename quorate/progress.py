@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from quorate.rounds import Outcome
+from quorate.evaluation import PREFIX
+from quorate.rounds import Kind, Outcome
 from quorate.server.coordinator import RoundReport
 
 __all__ = ["ProgressBar", "describe"]
@@ -64,7 +65,8 @@ class Rate(ProgressColumn):
 
 def describe(report: RoundReport) -> str:
     """What a watcher wants to know of a round, in a line."""
-    shown = "accuracy" if "accuracy" in report.metrics else "loss"
+    prefix = "" if report.kind is Kind.FIT else PREFIX
+    shown = prefix + ("accuracy" if prefix + "accuracy" in report.metrics else "loss")
     parts = [f"{shown} {report.metrics[shown]:.3f}"] if shown in report.metrics else []
     parts.append(f"survivors {report.survivors}/{report.cohort}")
     if report.epsilons is not None:

@@ -11,11 +11,13 @@ from typing import Any
 from quorate.clients.adapters.statistics import Statistic
 from quorate.engine import RunState
 from quorate.errors import MissingExtra
+from quorate.evaluation import PREFIX
 from quorate.parameters import Parameters
 from quorate.plan import Plan, Publish
 from quorate.privacy import Epsilons, ExampleEpsilon
+from quorate.rounds import Kind
 from quorate.server.publishing import publish
-from quorate.server.records import Round, Run
+from quorate.server.records import Round, Run, committed, measured
 from quorate.server.registry import Version
 from quorate.task import Task
 
@@ -58,13 +60,18 @@ class FinishedRun:
 
     @property
     def committed(self) -> Sequence[Round]:
-        """The committed rounds, in order."""
-        return [round for round in self.history if round.status == "committed"]
+        """The committed rounds of training, in order."""
+        return committed(self.history)
+
+    @property
+    def evaluations(self) -> Sequence[Round]:
+        """The evaluations on members' data, in order; `base_version` is the number of rounds before each."""
+        return committed(self.history, Kind.EVALUATE)
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """The metrics of the learned parameters."""
-        return self.committed[-1].metrics
+        """The metrics of the learned parameters; those on members' data have names such as `federated/accuracy`."""
+        return measured(self.history)
 
     @property
     def answer(self) -> Mapping[str, float] | None:
@@ -96,7 +103,7 @@ class FinishedRun:
             self.population,
             last.number,
             self.state,
-            last.metrics,
+            self.metrics,
             self.epsilon,
             self.example_epsilon,
         )
@@ -114,8 +121,13 @@ class FinishedRun:
         figure = Figure(figsize=(7, 3.5), layout="constrained")
         left = figure.subplots()
         rounds = range(1, len(self.committed) + 1)
-        for name in ("accuracy",) if "accuracy" in self.metrics else tuple(self.metrics):
+        names = tuple(self.committed[-1].metrics)
+        for name in ("accuracy",) if "accuracy" in names else names:
             left.plot(rounds, [r.metrics[name] for r in self.committed], label=name)
+            told = [r for r in self.evaluations if PREFIX + name in r.metrics]
+            if told:
+                own = [r.metrics[PREFIX + name] for r in told]
+                left.plot([r.base_version for r in told], own, "o", label=PREFIX + name)
         left.set_xlabel("committed rounds")
         if self.epsilon is not None:
             right = left.twinx()

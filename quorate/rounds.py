@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,6 +137,14 @@ class Updates:
             metrics={name: np.array([value]) for name, value in update.metrics.items()},
         )
 
+    def one(self, index: int) -> Update:
+        """A client's."""
+        return Update(
+            vectors={name: block[index] for name, block in self.vectors.items()},
+            examples=int(self.examples[index]),
+            metrics={name: float(values[index]) for name, values in self.metrics.items()},
+        )
+
 
 # --- What a round is made of --------------------------------------------------------------------------------------
 
@@ -198,12 +206,15 @@ class Instruction:
         settings: the rule's and the training's numbers (`learning_rate`, `epochs`, `batch_size`, `mu`, …).
         extras: vectors that the server's rule adds to the broadcast (a control variate), by name.
         seed: for the order of the data in a seeded simulation; None draws a fresh one.
+        slices: in an evaluation, the values by key that metrics are to be measured for as well. Not broadcast: whoever
+            works takes them from the terms.
     """
 
     rule: str
     settings: Mapping[str, float]
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
     seed: int | None = None
+    slices: Mapping[str, Sequence[int | str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

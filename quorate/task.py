@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -12,7 +12,10 @@ import numpy as np
 from quorate.fleets import Client
 from quorate.parameters import Layout, Parameters
 
-__all__ = ["DenseLayer", "Model", "OnnxGraph", "ProgramSpec", "Task", "Tensor"]
+__all__ = ["LABEL", "DenseLayer", "Model", "OnnxGraph", "ProgramSpec", "Task", "Tensor"]
+
+LABEL = "label"
+"""The key of slices by the targets of a classification."""
 
 
 @dataclass(frozen=True)
@@ -126,10 +129,13 @@ class Task:
         model: what an adapter made, such as `quorate.models.softmax(64, 10)`.
         data: on a device, gives what the device trains on; it is called where training happens, and nowhere else. None:
             the model has its data, or the fleet has them, as in a simulation.
+        slices: by the key under which an `[evaluation]` may ask for it: of a client's data, what each example is, shape
+            (examples,), or one value for all of them; whole numbers or strings.
     """
 
     model: Model
     data: Callable[[], Any] | None = None
+    slices: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -141,13 +147,11 @@ class Task:
         """The model's layout."""
         return self.model.layout
 
-    def client(self) -> Client:
-        """On a device: a client with the device's own data, or with those that the model was made with.
-
-        Raises:
-            DataError: there are none.
-        """
-        return self.model.client(None if self.data is None else self.data())
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What metrics can be sliced by: `label`, where accuracy is measured, and what the task declares."""
+        own = (LABEL,) if "accuracy" in self.model.metrics and LABEL not in self.slices else ()
+        return (*own, *self.slices)
 
     def description(self) -> dict[str, Any]:
         """What identifies the task in the terms: its name, its settings, and the digest of its layout."""

@@ -152,7 +152,7 @@ def test_thresholds_hold_against_the_corrupt_members_of_a_bucket():
 def test_a_round_releases_the_noise_of_a_bucket_and_no_sampling_is_claimed():
     private = made("fedavg", GAUSSIAN, rounds={"count": 4, "cohort": 20}).resolved(CLIENTS)
     bounds = private.bounds(CLIENTS)
-    event = pipeline.event(private.terms(), bounds, CLIENTS)
+    event = private.terms().event(bounds, CLIENTS)
     assert isinstance(event, DistributedDiscreteGaussianEvent)
     assert (event.shares, event.quorum, event.largest) == (4, 4, 6)
     (vector,) = event.vectors
@@ -168,7 +168,7 @@ def test_a_round_releases_the_noise_of_a_bucket_and_no_sampling_is_claimed():
 def test_a_target_is_kept_without_amplification():
     target = {"mechanism": "distributed-discrete-gaussian", "clip_norm": 1.0, "epsilon": 8.0}
     private = made("fedavg", target, rounds={"count": 4, "cohort": 20}).resolved(CLIENTS)
-    event = pipeline.event(private.terms(), private.bounds(CLIENTS), CLIENTS)
+    event = private.terms().event(private.bounds(CLIENTS), CLIENTS)
     assert forecast(event, 4, private.privacy.delta) == pytest.approx(8.0, rel=1e-3)
 
 

@@ -11,7 +11,7 @@ from quorate import assembly
 from quorate.callbacks import Callback, CsvLog, EarlyStopping, Enough, KeepBest, TensorBoardLog
 from quorate.errors import DataError, QuorateError
 from quorate.parameters import Parameters
-from quorate.rounds import Outcome
+from quorate.rounds import Kind, Outcome
 from quorate.server.coordinator import RoundReport
 from tests.federations import GAUSSIAN, IDEAL, plan, wine
 
@@ -27,7 +27,7 @@ def fleet():
 
 
 def report(number, outcome=Outcome.COMMITTED, **metrics):
-    return RoundReport(number, number, outcome, 10, 9, {"mask": 1}, metrics, None)
+    return RoundReport(number, Kind.FIT, number, outcome, 10, 9, {"mask": 1}, metrics, None)
 
 
 def stopped_after(callback, values, **more):

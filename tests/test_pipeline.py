@@ -20,7 +20,7 @@ from quorate.privacy import (
 )
 from quorate.privacy.secagg import SecAggSummation
 from quorate.randomness import Randomness
-from quorate.rounds import Broadcast, Instruction, PublicValues, Update
+from quorate.rounds import Broadcast, Instruction, Kind, PublicValues, Update
 from quorate.summation import SumSession
 from quorate.sums import DirectSummation
 from tests.federations import CLIPPED, GAUSSIAN, IDEAL, SECAGG, plan
@@ -316,7 +316,7 @@ def test_central_and_local_noise_are_summed_plainly_where_nothing_is_hidden():
         assert encoding.dtype.kind == "u"
         means, _ = aggregate(encoding, [update([0.5, 0, 0, 0, 0])] * 8)
         np.testing.assert_allclose(means["delta"], [0.5, 0, 0, 0, 0], atol=0.1)
-        event = pipeline.event(made, made.bounds(POPULATION), POPULATION)
+        event = made.event(made.bounds(POPULATION), POPULATION)
         assert isinstance(event, TruncatedPoissonSampledEvent)
         assert isinstance(event.event, kind)
 
@@ -331,13 +331,13 @@ def test_amplification_is_claimed_for_poisson_sampling_only():
     ):
         rounds = {"count": 3, "cohort": 8, "sampling": sampling}
         made = terms(rounds=rounds, privacy=GAUSSIAN, secure_aggregation=SECAGG)
-        event = pipeline.event(made, made.bounds(POPULATION), POPULATION)
+        event = made.event(made.bounds(POPULATION), POPULATION)
         assert type(event) is kind
 
 
 def test_the_event_names_the_sampler_that_is_run():
     made = terms(privacy=GAUSSIAN, secure_aggregation={**SECAGG, "dropout": 0.3})
-    event = pipeline.event(made, made.bounds(POPULATION), POPULATION)
+    event = made.event(made.bounds(POPULATION), POPULATION)
     assert isinstance(event, TruncatedPoissonSampledEvent)
     assert (event.population, event.probability) == (POPULATION, 8 / POPULATION)
     assert (event.cap, event.dropout) == (made.rounds.largest_cohort, 0.3)
@@ -345,7 +345,7 @@ def test_the_event_names_the_sampler_that_is_run():
 
 def test_a_plan_without_privacy_has_no_event():
     made = terms()
-    assert pipeline.event(made, made.bounds(POPULATION), POPULATION) is None
+    assert made.event(made.bounds(POPULATION), POPULATION) is None
 
 
 # --- The binding
@@ -366,11 +366,12 @@ def instruction(**changes) -> Broadcast:
     return broadcast(instruction=dataclasses.replace(broadcast().instruction, **changes))
 
 
-WHOLE = {"terms_hash": bytes(32), "run": "run", "round": 1, "broadcast": broadcast()}
+WHOLE = {"terms_hash": bytes(32), "run": "run", "round": 1, "kind": Kind.FIT, "broadcast": broadcast()}
 OTHERS = [
     {"terms_hash": bytes(31) + b"\x01"},
     {"run": "ruN"},
     {"round": 2},
+    {"kind": Kind.EVALUATE},
     {"broadcast": broadcast(public=PublicValues(2.0, ROTATION))},
     {"broadcast": broadcast(public=PublicValues(None, ROTATION))},
     {"broadcast": broadcast(public=PublicValues(1.0, bytes(32)))},

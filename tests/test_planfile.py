@@ -221,7 +221,7 @@ SENTENCES = [
     (
         {"trainning": {}},
         "trainning: unknown section (did you mean 'training'?); accepted: task, rounds, training, strategy, privacy, "
-        "secure_aggregation, engine, fleet, publish, population",
+        "secure_aggregation, evaluation, engine, fleet, publish, population",
     ),
     ({"rounds": {"count": 3}}, "rounds.cohort: missing; accepted: a whole number of at least 1"),
     (

@@ -269,6 +269,7 @@ def policy_check(
 
     from quorate.clients.agent.judgement import judge
     from quorate.planfile import read_plan
+    from quorate.rounds import Kind
 
     own, read = _policy(policy), read_plan(plan, settings)
     if population is None:
@@ -284,16 +285,27 @@ def policy_check(
         spent = {} if own.budget is None else opened.spent(own.budget.period_s)
         trained = {} if own.example_budget is None else opened.trained(own.example_budget.period_s)
         opened.close()
+    kinds = (Kind.FIT,) if terms.evaluation is None else tuple(Kind)
     verdicts = [
-        verdict
-        for verdict in judge(own, terms, terms.encoded(), terms.bounds(population), None, spent, trained)
+        (kind, verdict)
+        for kind in kinds
+        for verdict in judge(
+            own,
+            terms.at(kind),
+            terms.encoded(),
+            terms.at(kind).bounds(population),
+            None,
+            spent,
+            trained,
+        )
         if verdict.rule != "signer"
     ]
     table = Table("rule", "passes", "the plan", "this device accepts", box=None, header_style="bold")
-    for verdict in verdicts:
-        table.add_row(verdict.rule, "yes" if verdict.passed else "NO", verdict.found, verdict.accepted)
+    for kind, verdict in verdicts:
+        rule = verdict.rule if kind is Kind.FIT else f"{verdict.rule}, in evaluations"
+        table.add_row(rule, "yes" if verdict.passed else "NO", verdict.found, verdict.accepted)
     Console().print(table)
-    if not all(verdict.passed for verdict in verdicts):
+    if not all(verdict.passed for _, verdict in verdicts):
         raise typer.Exit(1)
 
 

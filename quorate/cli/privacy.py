@@ -14,8 +14,9 @@ from quorate.cli.plans import PlanFile, Settings
 from quorate.cli.runs import Database, StateDirectory
 
 if TYPE_CHECKING:
-    from quorate.plan import Training
+    from quorate.plan import Plan, Training
     from quorate.privacy import ExampleEpsilon, Ledger
+    from quorate.privacy.explanation import Evaluations
     from quorate.server.records import Run
     from quorate.server.store import Store
 
@@ -238,7 +239,7 @@ def explain(plan: Path = PlanFile, settings: list[str] = Settings) -> None:
     from quorate.planfile import read_plan
 
     read = read_plan(plan, settings)
-    from quorate import assembly, pipeline
+    from quorate import assembly
     from quorate.privacy.explanation import Situation, explain
 
     if read.engine is not None:
@@ -250,7 +251,7 @@ def explain(plan: Path = PlanFile, settings: list[str] = Settings) -> None:
     resolved = read.resolved(population)
     bounds, summing = resolved.bounds(population), resolved.secure_aggregation
     situation = Situation(
-        event=pipeline.event(resolved.terms(), bounds, population),
+        event=resolved.terms().event(bounds, population),
         bounds=bounds,
         buckets=summing.buckets,
         rounds=resolved.rounds.count,
@@ -268,11 +269,22 @@ def explain(plan: Path = PlanFile, settings: list[str] = Settings) -> None:
         buffered=resolved.rounds.buffering is not None,
         training=resolved.training.dp_sgd,
         example_event=resolved.training.example_event,
+        evaluations=None if resolved.evaluation is None else _evaluations(resolved, population),
     )
     for heading, sentences in explain(situation):
         typer.secho(heading, bold=True)
         for sentence in sentences:
             typer.echo(f"  - {sentence}")
+
+
+def _evaluations(plan: Plan, population: int) -> Evaluations:
+    from quorate.privacy.explanation import Evaluations
+    from quorate.rounds import Kind
+
+    terms = plan.at(Kind.EVALUATE)
+    event = terms.event(terms.bounds(population), population)
+    measures = [] if plan.evaluation is None else plan.evaluation.in_words()
+    return Evaluations(event, terms.rounds.count, terms.rounds.cohort, measures)
 
 
 def _ledgers(

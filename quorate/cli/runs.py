@@ -136,13 +136,22 @@ def show(
     console.print(f"run {found.id}: {found.status}, {found.committed} committed rounds{simulated}")
     console.print(f"terms {found.terms_hash}")
     table = Table(
-        "round", "outcome", "survivors", "metrics", "ε released", "ε server", box=None, header_style="bold"
+        "round",
+        "kind",
+        "outcome",
+        "survivors",
+        "metrics",
+        "ε released",
+        "ε server",
+        box=None,
+        header_style="bold",
     )
     for past in rounds:
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in past.metrics.items())
         spent = [f"{past.epsilons[which]:.3f}" if past.epsilons else "" for which in ("released", "server")]
         survivors = "" if past.survivors is None else f"{past.survivors}/{past.cohort}"
-        table.add_row(str(past.number), past.status, survivors, metrics or past.reason or "", *spent)
+        told = metrics or past.reason or ""
+        table.add_row(str(past.number), past.kind.value, past.status, survivors, told, *spent)
     console.print(table)
     for version in versions:
         console.print(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from quorate.errors import DataError
+from quorate.evaluation import PREFIX
 from quorate.result import FinishedRun
 
 __all__ = ["as_json", "dropouts", "show"]
@@ -27,7 +29,8 @@ def as_json(run: FinishedRun) -> dict[str, Any]:
         "run": run.record.id,
         "terms": run.record.terms_hash,
         "rounds": len(run.committed),
-        "aborted": len(run.history) - len(run.committed),
+        "evaluations": len(run.evaluations),
+        "aborted": len(run.history) - len(run.committed) - len(run.evaluations),
         "dropouts": dropouts(run),
         "metrics": dict(run.metrics),
         **answer,
@@ -43,7 +46,7 @@ def as_json(run: FinishedRun) -> dict[str, Any]:
 
 def dropouts(run: FinishedRun) -> int:
     """How many members were lost in committed rounds, over all phases."""
-    return sum(sum(round.lost.values()) for round in run.committed)
+    return sum(sum(round.lost.values()) for round in (*run.committed, *run.evaluations))
 
 
 def show(run: FinishedRun) -> None:
@@ -58,13 +61,15 @@ def show(run: FinishedRun) -> None:
 def rows(run: FinishedRun) -> list[tuple[str, str]]:
     """The result's rows."""
     found = as_json(run)
+    own = {name: value for name, value in run.metrics.items() if name.startswith(PREFIX)}
+    metrics = {name: value for name, value in run.metrics.items() if name not in own}
     lines = [
         ("run", f"{found['run']} ({found['rounds']} rounds committed, {found['aborted']} aborted)"),
     ]
-    if found["metrics"]:
-        lines.append(
-            ("metrics", ", ".join(f"{name} {value:.4f}" for name, value in found["metrics"].items()))
-        )
+    if metrics:
+        lines.append(("metrics", _named(metrics)))
+    if own:
+        lines.append(("on clients", f"{_named(own)} (last of {found['evaluations']})"))
     if "answer" in found:
         lines += _answer(found["answer"])
     lines.append(("dropouts", str(found["dropouts"])))
@@ -106,3 +111,7 @@ def _answer(found: dict[str, float] | None) -> list[tuple[str, str]]:
         return [("answer", "none: there was more noise than answer; a larger cohort or ε would help")]
     cells = [f"{name}: {value:.4g}" for name, value in found.items()]
     return [("answer" if place == 0 else "", cell) for place, cell in enumerate(cells)]
+
+
+def _named(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name.removeprefix(PREFIX)} {value:.4f}" for name, value in metrics.items())

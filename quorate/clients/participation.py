@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 from quorate import pipeline
 from quorate.clients.adapters.dp_sgd import ABILITY, asks
+from quorate.clients.slices import check_keys
 from quorate.clients.states import ClientStates
 from quorate.errors import DataError, PlanError, PolicyRefused, ProtocolViolation, TrainingFailed
 from quorate.fleets import Client, Identities
@@ -105,7 +106,7 @@ class Participation:
     def _begin(self, assignment: Assignment) -> list[bytes]:
         self._assignment = assignment
         try:
-            terms = Terms.parse(assignment.terms, self._tasks)
+            terms = terms_of(assignment, self._tasks)
             check_terms(terms, assignment)
             check_identity(terms, self._identities)
             self._accepts(terms, assignment)
@@ -124,11 +125,14 @@ class Participation:
         broadcast = assignment.broadcast
         check_training(self._client, broadcast.instruction)
         encoding = pipeline.build(terms, assignment.bounds, broadcast.public)
-        work = self._client.fit if assignment.kind is Kind.FIT else self._client.evaluate
-        instruction = dataclasses.replace(broadcast.instruction, seed=None)
-        result = work(broadcast.parameters, instruction, self._states.get(assignment.run, self._member))
-        update, state = result if isinstance(result, tuple) else (result, {})
-        self._states.stage(assignment.run, assignment.round, {self._member: state})
+        instruction = dataclasses.replace(pipeline.instructed(assignment, terms), seed=None)
+        check_keys(self._client, instruction)
+        held = self._states.get(assignment.run, self._member)
+        if assignment.kind is Kind.FIT:
+            update, state = self._client.fit(broadcast.parameters, instruction, held)
+            self._states.stage(assignment.run, assignment.round, {self._member: state})
+        else:
+            update = self._client.evaluate(broadcast.parameters, instruction, held)
         encoded = encoding.encode(update, self._randomness.spawn("encoding"))
         session = pipeline.session(assignment, encoding)
         summation = pipeline.summation(terms, session, _NoJournal(), self._identities)
@@ -159,6 +163,19 @@ class Participation:
         """Whether a frame belongs to this participation."""
         mine = self._assignment
         return mine is not None and (run, round) == (mine.run, mine.round)
+
+
+def terms_of(assignment: Assignment, tasks: Mapping[str, Task]) -> Terms:
+    """The terms of an assignment, as they are for rounds of its kind.
+
+    Args:
+        assignment: of any kind.
+        tasks: see `Participation`.
+
+    Raises:
+        PlanError: they can't be read, or an evaluation is asked for and they have none.
+    """
+    return Terms.parse(assignment.terms, tasks).at(assignment.kind)
 
 
 def check_terms(terms: Terms, assignment: Assignment) -> None:

@@ -262,8 +262,12 @@ def _allowed(event: Event, budget: float, delta: float) -> int:
 
 
 def _largest(profiles: set[frozenset[tuple[int, int]]]) -> list[frozenset[tuple[int, int]]]:
-    """The profiles that are not below another: with one kind of round, only that of the most frequent member."""
-    kinds = {i for profile in profiles for i, _ in profile}
-    if len(kinds) > 1:
-        return list(profiles)
-    return [max(profiles, key=lambda profile: sum(n for _, n in profile))]
+    """The profiles that are not below another: with one kind of round, only that of the most frequent member.
+
+    With training and evaluations, of the members with as many of the one only that with the most of the other counts.
+    """
+    kept: list[dict[int, int]] = []
+    for profile in sorted(map(dict, profiles), key=lambda profile: -sum(profile.values())):
+        if not any(all(other.get(i, 0) >= n for i, n in profile.items()) for other in kept):
+            kept.append(profile)
+    return [frozenset(profile.items()) for profile in kept]

@@ -31,19 +31,25 @@ class _Target(Protocol):
 
 Calibrated = TypeVar("Calibrated", bound=_Target)
 
+_NOTHING: Mapping[Event, int] = {}
+
 _LARGEST_MULTIPLIER = 64.0
 _SMALLEST_MULTIPLIER = 0.01
 _PRECISION = 1e-4
 
 
-def forecast(event: Event, rounds: int, delta: float) -> float:
-    """The `released` ε of `rounds` rounds of one event, every one of which a member may take part in."""
-    return released_epsilon({event: rounds}, delta)
+def forecast(event: Event, rounds: int, delta: float, beside: Mapping[Event, int] = _NOTHING) -> float:
+    """The `released` ε of `rounds` rounds of one event, and of others `beside`; a member may take part in all."""
+    return released_epsilon({**beside, event: rounds + beside.get(event, 0)}, delta)
 
 
-def forecast_server(event: Event, participations: int, delta: float) -> float:
-    """The `server` ε of a member that takes part in so many rounds of one event."""
-    return server_epsilon({event: participations}, delta) if participations else 0.0
+def forecast_server(
+    event: Event, participations: int, delta: float, beside: Mapping[Event, int] = _NOTHING
+) -> float:
+    """The `server` ε of a member that takes part in so many rounds of one event, and of others `beside`."""
+    counts = {**beside, event: participations + beside.get(event, 0)}
+    taken = {each: count for each, count in counts.items() if count}
+    return server_epsilon(taken, delta) if taken else 0.0
 
 
 def most_participations(rounds: int, probability: float, population: int) -> int:
@@ -68,6 +74,7 @@ def calibrate(
     population: int,
     probability: float | None,
     dropout: float = 0.1,
+    beside: Mapping[Event, int] = _NOTHING,
 ) -> Calibrated:
     """The mechanism with the smallest noise multiplier (to 1e-4) that keeps its `released` ε.
 
@@ -81,6 +88,7 @@ def calibrate(
         population: how many members there are.
         probability: of each to be drawn, in secret; None: no amplification is claimed.
         dropout: see `TruncatedPoissonSampledEvent`.
+        beside: what the run releases of other kinds, and how often: the ε is of all of it.
 
     Raises:
         PlanError: no noise multiplier up to 64 that the ring holds keeps the target; the message says what can be had.
@@ -95,9 +103,9 @@ def calibrate(
     def epsilon(multiplier: float) -> float:
         event = at(multiplier).event(shape)
         if probability is None:
-            return forecast(event, rounds, delta)
+            return forecast(event, rounds, delta, beside)
         sampled = TruncatedPoissonSampledEvent(population, probability, shape.bounds.largest, event, dropout)
-        return forecast(sampled, rounds, delta)
+        return forecast(sampled, rounds, delta, beside)
 
     def or_infinite(multiplier: float) -> float:
         """Few coordinates in a narrow ring have coarse steps, which too little noise does not cover."""
@@ -110,8 +118,9 @@ def calibrate(
         return at(_SMALLEST_MULTIPLIER)
     largest = _largest(lambda multiplier: at(multiplier).event(shape))
     if epsilon(largest) > mechanism.epsilon:
+        also = f" and {sum(beside.values())} evaluations" if beside else ""
         raise PlanError(
-            f"privacy.epsilon: found {mechanism.epsilon:g}, which {rounds} rounds can't keep at delta "
+            f"privacy.epsilon: found {mechanism.epsilon:g}, which {rounds} rounds{also} can't keep at delta "
             f"{delta:.3g}: noise multiplier {largest:.4g}, the largest here, gives {epsilon(largest):.4g}; "
             "accepted: a larger epsilon, fewer rounds, a larger population, or a smaller cohort drawn with "
             "sampling = 'poisson'"

@@ -6,7 +6,7 @@ The sentences say what the code does and no more; numbers come from the same acc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from quorate.privacy.accounting import RELATION, Epsilons, example_epsilon
@@ -21,7 +21,24 @@ from quorate.privacy.events import (
 )
 from quorate.rounds import CohortBounds
 
-__all__ = ["Situation", "explain", "kept_after_withdrawal"]
+__all__ = ["Evaluations", "Situation", "explain", "kept_after_withdrawal"]
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """The model's evaluations on members' data.
+
+    Args:
+        event: of each; None when no privacy is claimed.
+        count: how many are planned.
+        cohort: the expected size of a cohort.
+        measures: what is measured, in words.
+    """
+
+    event: Event | None
+    count: int
+    cohort: int
+    measures: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -29,7 +46,7 @@ class Situation:
     """What there is to explain.
 
     Args:
-        event: of every round; None when no privacy is claimed.
+        event: of every round of training; None when no privacy is claimed.
         bounds: of a sum.
         buckets: how many sums there are of a cohort.
         rounds: how many are planned.
@@ -47,6 +64,7 @@ class Situation:
         buffered: whether a cohort is who is done first, so that quick members come more often than others.
         training: how clients train by DP-SGD; None: single examples are not protected.
         example_event: what one participation costs an example.
+        evaluations: on members' data, if there are any.
     """
 
     event: Event | None
@@ -67,13 +85,22 @@ class Situation:
     buffered: bool
     training: DpSgd | None = None
     example_event: ExampleEvent | None = None
+    evaluations: Evaluations | None = None
+
+    @property
+    def beside(self) -> Mapping[Event, int]:
+        """What is released beside training, and how often."""
+        own = self.evaluations
+        return {} if own is None or own.event is None else {own.event: own.count}
 
 
 def explain(situation: Situation) -> list[tuple[str, list[str]]]:
     """Headings, each with its sentences."""
+    own = situation.evaluations
     return [
         ("What is protected", list(_protected(situation))),
         ("What is protected of single examples", list(_examples(situation))),
+        *([] if own is None else [("What evaluations tell", list(_measured(situation, own)))]),
         ("Against whom", list(_against(situation))),
         ("What the coordinator still learns", list(_learned(situation))),
         ("What is not protected", list(_open(situation))),
@@ -144,12 +171,29 @@ def _examples(at: Situation) -> Iterator[str]:
         yield "A SEED MAKES THIS NOISE, TOO: it protects nobody."
 
 
+def _measured(at: Situation, own: Evaluations) -> Iterator[str]:
+    times = f"{own.count} times" if own.count > 1 else "once"
+    yield f"The model is measured on the data of a cohort, {times}: " + "; ".join(own.measures) + "."
+    if own.event is None or at.delta is None:
+        yield "Nobody's values are protected: sums of them are released as they are."
+        return
+    alone = forecast(own.event, own.count, at.delta)
+    yield (
+        "What a member says is moved into those ranges and put into cells: of each question it adds at most 1, "
+        "whatever it measured; the sums have noise of their own from the same mechanism."
+    )
+    yield (
+        f"By themselves they are worth released ε {alone:.3g}; the ε below are of training and evaluations together."
+    )
+
+
 def _against(at: Situation) -> Iterator[str]:
     if at.event is None or at.delta is None:
         yield "Nobody. " + _sum_hides(at)
         return
     sampled = isinstance(at.event, TruncatedPoissonSampledEvent)
-    released = forecast(at.event, at.rounds if sampled else at.participations, at.delta)
+    also = f" and {at.evaluations.count} evaluations" if at.evaluations is not None else ""
+    released = forecast(at.event, at.rounds if sampled else at.participations, at.delta, at.beside)
     how = (
         "amplified by the secret draw of the cohorts"
         if sampled
@@ -157,7 +201,7 @@ def _against(at: Situation) -> Iterator[str]:
         if at.participations == at.rounds
         else f"without amplification: of a member in {at.participations} of them, which is the most that can be"
     )
-    yield f"Those who see the models only: released ε {released:.3g} after {at.rounds} rounds ({how})."
+    yield f"Those who see the models only: released ε {released:.3g} after {at.rounds} rounds{also} ({how})."
     inner = at.event.event if isinstance(at.event, TruncatedPoissonSampledEvent) else at.event
     if isinstance(inner, CentralDiscreteLaplaceEvent):
         yield f"One participation is worth {inner.epsilon:.3g} at δ 0 to them: with Laplace noise no δ is needed."
@@ -167,7 +211,7 @@ def _against(at: Situation) -> Iterator[str]:
         if at.buffered
         else "the member that is drawn most often, about"
     )
-    server = forecast_server(at.event, most, at.delta)
+    server = forecast_server(at.event, most, at.delta, _most_evaluated(at))
     if math.isinf(server):
         seen = "single updates" if at.protocol == "none" else "sums"
         yield (
@@ -177,11 +221,19 @@ def _against(at: Situation) -> Iterator[str]:
     else:
         yield (
             f"The coordinator and the other members: server ε {server:.3g} for {of} {most} times in {at.rounds} "
-            f"rounds; {forecast_server(at.event, 1, at.delta):.3g} for one."
+            f"rounds{also}; {forecast_server(at.event, 1, at.delta):.3g} for one."
         )
         yield f"Both at δ {at.delta:.3g}. " + _sum_hides(at)
     if at.budget is not None:
         yield f"The ledger stops the run before its released ε passes {at.budget:g}."
+
+
+def _most_evaluated(at: Situation) -> Mapping[Event, int]:
+    """How often the member takes part in evaluations that does so most often."""
+    own = at.evaluations
+    if own is None or own.event is None:
+        return {}
+    return {own.event: most_participations(own.count, own.cohort / at.population, at.population)}
 
 
 def _sum_hides(at: Situation) -> str:

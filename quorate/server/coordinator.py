@@ -2,7 +2,8 @@
 
     select → charge the ledger → step (assign → collect the sum → decode → update) → commit → conclude → publish
 
-It is the same loop over every engine and fleet. What leaves the coordinator is written to the store first: the charge
+It is the same loop over every engine and fleet, and for both kinds of rounds: an evaluation leaves the model as it was,
+and comes before the next training. What leaves the coordinator is written to the store first: the charge
 before the assignment, the journal before anything can be revealed, the commit before members keep their state. A
 coordinator that was killed aborts the round it finds open, and goes on with a new one: new number, new keys, new noise,
 new charge.
@@ -20,9 +21,9 @@ from quorate.engine import Engine, RunState, Step
 from quorate.errors import BudgetExhausted, QuorateError, QuorumNotReached, RoundsAborted
 from quorate.privacy import Epsilons, Event, Ledger
 from quorate.randomness import Randomness
-from quorate.rounds import Member, Outcome
+from quorate.rounds import Kind, Member, Outcome
 from quorate.server import checkpoints
-from quorate.server.records import Run
+from quorate.server.records import Run, evaluated
 from quorate.server.selection import Sampler
 from quorate.server.store import Store
 
@@ -40,17 +41,20 @@ class RoundReport:
 
     Args:
         number: of the round, aborted ones counted.
-        version: how many rounds are committed now.
+        kind: training, or an evaluation on members' data.
+        version: how many rounds of training are committed now.
         outcome: committed or aborted.
         cohort: how many members were selected.
         survivors: how many are in the sum.
         lost: how many were lost, by phase.
-        metrics: of the new model on the server's own data, and of training where the plan lets it out.
+        metrics: of the new model on the server's own data, and of training where the plan lets it out; of an
+            evaluation, what it came to.
         epsilons: spent so far; None when no privacy is claimed.
         reason: why it was aborted.
     """
 
     number: int
+    kind: Kind
     version: int
     outcome: Outcome
     cohort: int
@@ -69,11 +73,12 @@ class Coordinator:
         rounds: how many to commit.
         engine: makes the steps.
         store: where everything is written first.
-        sampler: draws the cohorts.
+        samplers: draw the cohorts of each kind of round.
         ledger: of the run; None when the plan claims no privacy.
         randomness: the root of the run's protocol randomness.
         watch: told of every round.
-        publish: told of every committed state: publishes it if it is due.
+        publish: told of every committed round: publishes the state if it is due.
+        evaluates: says after how many committed rounds the model is evaluated on members' data.
     """
 
     def __init__(
@@ -82,15 +87,17 @@ class Coordinator:
         rounds: int,
         engine: Engine,
         store: Store,
-        sampler: Sampler,
+        samplers: Mapping[Kind, Sampler],
         ledger: Ledger | None,
         randomness: Randomness,
         watch: Callable[[RoundReport], None] = lambda report: None,
         publish: Callable[[RunState, RoundReport], None] = lambda state, report: None,
+        evaluates: Callable[[int], bool] = lambda version: False,
     ):
         self.run, self.rounds, self.engine, self.store = run, rounds, engine, store
-        self.sampler, self.ledger, self.randomness = sampler, ledger, randomness
-        self.watch, self.publish = watch, publish
+        self.samplers, self.ledger, self.randomness = samplers, ledger, randomness
+        self.watch, self.publish, self.evaluates = watch, publish, evaluates
+        self._evaluated = evaluated(store.rounds(run.id))
         self.state = self._recovered()
 
     def run_to_end(self) -> None:
@@ -102,8 +109,8 @@ class Coordinator:
             BudgetExhausted: the next round would pass the budget.
         """
         aborted = 0
-        while self.state.version < self.rounds:
-            report = self.round()
+        while (kind := self.due()) is not None:
+            report = self.round(kind)
             self.watch(report)
             aborted = 0 if report.outcome is Outcome.COMMITTED else aborted + 1
             if aborted == ATTEMPTS:
@@ -112,22 +119,28 @@ class Coordinator:
                     "started again, and goes on from the last committed round"
                 )
 
-    def round(self) -> RoundReport:
+    def due(self) -> Kind | None:
+        """What the next round is; None when all are committed."""
+        version = self.state.version
+        if self._evaluated < version and self.evaluates(version):
+            return Kind.EVALUATE
+        return Kind.FIT if version < self.rounds else None
+
+    def round(self, kind: Kind = Kind.FIT) -> RoundReport:
         """One round, from the selection to the publication."""
         population = self.engine.population()
-        number = self.store.open_round(self.run.id, self.state.version)
-        cohort = self.sampler.draw(population, self.randomness.spawn("cohort", number))
-        self._charge(number, self.engine.event(self.state), cohort)
+        number = self.store.open_round(self.run.id, self.state.version, kind)
+        cohort = self.samplers[kind].draw(population, self.randomness.spawn("cohort", number))
+        self._charge(number, self.engine.event(kind, self.state), cohort)
         self.store.assign(self.run.id, number, cohort)
         try:
-            step = self.engine.step(number, self.state, cohort, self.store.journal(self.run.id, number))
+            step = self.engine.step(kind, number, self.state, cohort, self.store.journal(self.run.id, number))
         except QuorumNotReached as shortage:
-            return self._abort(number, cohort, shortage)
+            return self._abort(kind, number, cohort, shortage)
         self._check_finite(number, step.parameters.vector)
-        state = RunState(self.state.version + 1, step.parameters, step.own)
-        report = self._committed(number, cohort, state, step)
+        report = self._committed(kind, number, cohort, step)
         self._conclude(number)
-        self.publish(state, report)
+        self.publish(self.state, report)
         return report
 
     def spent(self) -> Epsilons | None:
@@ -156,23 +169,28 @@ class Coordinator:
                 "strategy.learning_rate, or a clip norm, would help"
             )
 
-    def _committed(self, number: int, cohort: tuple[Member, ...], state: RunState, step: Step) -> RoundReport:
+    def _committed(self, kind: Kind, number: int, cohort: tuple[Member, ...], step: Step) -> RoundReport:
         """Writes the round's row and the checkpoint, in one transaction."""
+        state, metrics = self.state, step.metrics
+        if kind is Kind.FIT:
+            state = RunState(state.version + 1, step.parameters, step.own)
+            metrics = {**metrics, **self.engine.evaluate(state.parameters)}
         report = RoundReport(
             number=number,
+            kind=kind,
             version=state.version,
             outcome=Outcome.COMMITTED,
             cohort=len(cohort),
             survivors=len(step.survivors),
             lost=step.lost,
-            metrics={**step.metrics, **self.engine.evaluate(state.parameters)},
+            metrics=metrics,
             epsilons=self.spent(),
         )
         self.store.commit(
             self.run.id,
             number,
             version=state.version,
-            state=checkpoints.encode(state),
+            state=checkpoints.encode(state) if kind is Kind.FIT else None,
             cohort=report.cohort,
             survivors=step.survivors,
             lost=report.lost,
@@ -180,15 +198,19 @@ class Coordinator:
             epsilons=_values(report.epsilons),
         )
         self.state = state
+        self._evaluated = state.version if kind is Kind.EVALUATE else self._evaluated
         return report
 
-    def _abort(self, number: int, cohort: tuple[Member, ...], shortage: QuorumNotReached) -> RoundReport:
+    def _abort(
+        self, kind: Kind, number: int, cohort: tuple[Member, ...], shortage: QuorumNotReached
+    ) -> RoundReport:
         """Closes the round without a result; its charge comes back only if nothing can have been released."""
         log.warning("round %d of run %s is aborted: %s", number, self.run.id, shortage)
         revealing = next(r.revealing for r in self.store.rounds(self.run.id) if r.number == number)
         self._close(number, str(shortage), revealing)
         return RoundReport(
             number=number,
+            kind=kind,
             version=self.state.version,
             outcome=Outcome.ABORTED,
             cohort=len(cohort),

@@ -14,7 +14,7 @@ from quorate.server.schema import METADATA, sa
 
 __all__ = ["HEAD", "MIGRATIONS", "WrongSchema", "check", "upgrade"]
 
-HEAD = "3"
+HEAD = "4"
 """The newest migration: what `METADATA` describes."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"

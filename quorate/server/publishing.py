@@ -20,7 +20,7 @@ from quorate.privacy.explanation import kept_after_withdrawal
 from quorate.server.coordinator import RoundReport
 from quorate.server.examples import example_spend
 from quorate.server.faults import Point, passing
-from quorate.server.records import Run
+from quorate.server.records import Run, committed, evaluated, measured
 from quorate.server.registry import Provenance, Registry, Version
 from quorate.server.store import Store
 from quorate.task import OnnxGraph, Task
@@ -127,40 +127,32 @@ class PublishWhenDue:
     store: Store
 
     def __call__(self, state: RunState, report: RoundReport) -> None:
-        """Publishes the state after a round, if it is due."""
-        self._publish(state, report.number, report.metrics, report.epsilons)
+        """Publishes the state after a round, if it is due, and evaluated if it is to be."""
+        self.catch_up(state, report.epsilons)
 
     def catch_up(self, state: RunState, epsilons: Epsilons | None, last: bool = False) -> None:
         """Publishes the last committed state, if it is due and was not published yet.
+
+        One that is to be evaluated on members' data is published afterwards: its manifest says what came out.
 
         Args:
             state: the last committed one.
             epsilons: spent until then.
             last: whether no round will follow, though the plan has more.
         """
-        committed = [r for r in self.store.rounds(self.run.id) if r.status == "committed"]
-        if committed:
-            self._publish(state, committed[-1].number, committed[-1].metrics, epsilons, last)
-
-    def _publish(
-        self,
-        state: RunState,
-        round: int,
-        metrics: Mapping[str, float],
-        epsilons: Epsilons | None,
-        last: bool = False,
-    ) -> None:
-        target = self.plan.publish
-        if target is None:
+        target, plan, version = self.plan.publish, self.plan, state.version
+        if target is None or version == 0:
             return
-        if (
-            last
-            or state.version == self.plan.rounds.count
-            or (target.every and state.version % target.every == 0)
-        ):
-            with passing(Point.PUBLISH):
-                examples = example_spend(self.store, self.run, self.plan.training, until=round)
-                version = publish(
-                    target, self.plan, self.run, self.population, round, state, metrics, epsilons, examples
-                )
-            self.store.record_version(self.run.id, round, target.registry, target.model, version.number)
+        if not (last or version == plan.rounds.count or (target.every and version % target.every == 0)):
+            return
+        rounds = self.store.rounds(self.run.id)
+        awaited = plan.evaluation is not None and plan.evaluation.due(version, plan.rounds.count)
+        if awaited and evaluated(rounds) < version and not last:
+            return
+        number, metrics = committed(rounds)[-1].number, measured(rounds)
+        with passing(Point.PUBLISH):
+            examples = example_spend(self.store, self.run, plan.training, until=number)
+            published = publish(
+                target, plan, self.run, self.population, number, state, metrics, epsilons, examples
+            )
+        self.store.record_version(self.run.id, number, target.registry, target.model, published.number)

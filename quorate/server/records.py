@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["PopulationBudget", "Round", "Run", "RunStatus"]
+from quorate.rounds import Kind, Outcome
+
+__all__ = ["PopulationBudget", "Round", "Run", "RunStatus", "committed", "evaluated", "measured"]
 
 
 class RunStatus:
@@ -61,6 +63,7 @@ class Round:
 
     Args:
         number: counts from 1, aborted rounds included.
+        kind: of training, or an evaluation, which leaves the version as it was.
         base_version: how many rounds had been committed when it was opened.
         status: `open`, `committed` or `aborted`.
         revealing: whether something of a client's data can have been released.
@@ -69,12 +72,13 @@ class Round:
         cohort: how many members were selected.
         survivors: how many are in the sum; for the coordinator's operator, it is never published.
         lost: how many members were lost, by phase.
-        metrics: of the model that the round left.
+        metrics: of the model that the round left, or has evaluated.
         epsilons: `released` and `server` as they stood after the round; empty when no privacy is claimed.
         reason: why it was aborted.
     """
 
     number: int
+    kind: Kind
     base_version: int
     status: str
     revealing: bool
@@ -86,3 +90,23 @@ class Round:
     metrics: Mapping[str, float]
     epsilons: Mapping[str, float]
     reason: str | None
+
+
+def committed(rounds: Sequence[Round], kind: Kind = Kind.FIT) -> list[Round]:
+    """The committed rounds of a kind, in order."""
+    return [past for past in rounds if past.status == Outcome.COMMITTED and past.kind is kind]
+
+
+def evaluated(rounds: Sequence[Round]) -> int:
+    """The version that was evaluated last; 0 if none was."""
+    return max((past.base_version for past in committed(rounds, Kind.EVALUATE)), default=0)
+
+
+def measured(rounds: Sequence[Round]) -> dict[str, float]:
+    """What is known of the newest model: the metrics of its own round, and of its evaluation if there was one."""
+    training = committed(rounds)
+    found = dict(training[-1].metrics) if training else {}
+    for past in committed(rounds, Kind.EVALUATE):
+        if past.base_version == len(training):
+            found |= past.metrics
+    return found

@@ -45,6 +45,7 @@ ROUNDS = sa.Table(
     METADATA,
     sa.Column("run", sa.ForeignKey("runs.id"), primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.String, nullable=False, server_default="fit"),  # fit, evaluate
     sa.Column("base_version", sa.Integer, nullable=False),
     sa.Column("status", sa.String, nullable=False),  # open, committed, aborted
     sa.Column("revealing", sa.Boolean, nullable=False),

@@ -19,7 +19,7 @@ from typing import Any
 
 from quorate.errors import StateError
 from quorate.privacy import PopulationAccount
-from quorate.rounds import Member, Outcome
+from quorate.rounds import Kind, Member, Outcome
 from quorate.server.faults import Point
 from quorate.server.journal import LedgerTable, RoundJournal, append_entry
 from quorate.server.records import PopulationBudget, Round, Run, RunStatus
@@ -123,7 +123,11 @@ class Store:
     def _find(self, where: Any) -> list[Run]:
         committed = (
             sa.select(sa.func.count())
-            .where(ROUNDS.c.run == RUNS.c.id, ROUNDS.c.status == Outcome.COMMITTED)
+            .where(
+                ROUNDS.c.run == RUNS.c.id,
+                ROUNDS.c.status == Outcome.COMMITTED,
+                ROUNDS.c.kind == Kind.FIT.value,
+            )
             .scalar_subquery()
         )
         query = (
@@ -171,7 +175,7 @@ class Store:
 
     # --- rounds
 
-    def open_round(self, run: str, base_version: int) -> int:
+    def open_round(self, run: str, base_version: int, kind: Kind = Kind.FIT) -> int:
         """Opens a round under a number that was never used before in the run, and returns the number (from 1)."""
         with self._database.writing(Point.OPEN_ROUND) as connection:
             last = connection.scalar(sa.select(sa.func.max(ROUNDS.c.number)).where(ROUNDS.c.run == run))
@@ -180,6 +184,7 @@ class Store:
                 ROUNDS.insert().values(
                     run=run,
                     number=number,
+                    kind=kind.value,
                     base_version=base_version,
                     status="open",
                     revealing=False,
@@ -201,14 +206,17 @@ class Store:
         number: int,
         *,
         version: int,
-        state: bytes,
+        state: bytes | None,
         cohort: int,
         survivors: Collection[Member],
         lost: Mapping[str, int],
         metrics: Mapping[str, float],
         epsilons: Mapping[str, float],
     ) -> None:
-        """Closes the round as committed, notes who is in the sum, and replaces the checkpoint, in one transaction."""
+        """Closes the round as committed, notes who is in the sum, and replaces the checkpoint, in one transaction.
+
+        A round that leaves the state as it was, an evaluation, has none to replace the checkpoint with.
+        """
         with self._database.writing(Point.COMMIT) as connection:
             changed = connection.execute(
                 ROUNDS.update()
@@ -236,8 +244,9 @@ class Store:
                     .values(in_sum=True),
                     [{"survivor": member} for member in survivors],
                 )
-            connection.execute(CHECKPOINTS.delete().where(CHECKPOINTS.c.run == run))
-            connection.execute(CHECKPOINTS.insert().values(run=run, version=version, state=state))
+            if state is not None:
+                connection.execute(CHECKPOINTS.delete().where(CHECKPOINTS.c.run == run))
+                connection.execute(CHECKPOINTS.insert().values(run=run, version=version, state=state))
 
     def abort(self, run: str, number: int, reason: str, refund: bytes | None = None) -> None:
         """Closes the round as aborted, and adds the ledger's row that takes its charge back, in one transaction.
@@ -264,6 +273,7 @@ class Store:
             return [
                 Round(
                     number=row.number,
+                    kind=Kind(row.kind),
                     base_version=row.base_version,
                     status=row.status,
                     revealing=row.revealing,
@@ -280,10 +290,14 @@ class Store:
             ]
 
     def members_in_sums(self, run: str, last: int) -> set[Member]:
-        """Who is in the sum of any of the last committed rounds, `last` in number."""
+        """Who is in the sum of any of the last committed rounds of training, `last` in number."""
         recent = (
             sa.select(ROUNDS.c.number)
-            .where(ROUNDS.c.run == run, ROUNDS.c.status == Outcome.COMMITTED.value)
+            .where(
+                ROUNDS.c.run == run,
+                ROUNDS.c.status == Outcome.COMMITTED.value,
+                ROUNDS.c.kind == Kind.FIT.value,
+            )
             .order_by(ROUNDS.c.number.desc())
             .limit(last)
         )

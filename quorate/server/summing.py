@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from quorate import pipeline
 from quorate.engine import RunState, Step
 from quorate.errors import QuorateError, QuorumNotReached
 from quorate.fleets import Fleet, Population
 from quorate.parameters import Parameters
-from quorate.plan import Plan
+from quorate.plan import Plan, Terms
 from quorate.privacy import Event
 from quorate.privacy.secagg import Unmask, add_masks
 from quorate.randomness import Randomness, generator
@@ -23,6 +24,7 @@ from quorate.rounds import (
     Broadcast,
     Close,
     Closed,
+    CohortBounds,
     Instruction,
     Kind,
     Member,
@@ -70,8 +72,8 @@ class SummingEngine:
         self.layout = self._strategy.shared(self._task.layout)
         self._terms = plan.terms()
         self._encoded_terms = self._terms.encoded()
-        self._bounds = plan.bounds(population)
-        self._event = pipeline.event(self._terms, self._bounds, population)
+        kinds = (Kind.FIT,) if plan.evaluation is None else tuple(Kind)
+        self._kinds = {kind: _Work.of(self._terms.at(kind), population) for kind in kinds}
 
     def initial(self) -> RunState:
         """The parameters to start from, and the first states of server rule and mechanism."""
@@ -93,19 +95,30 @@ class SummingEngine:
             )
         return population
 
-    def event(self, state: RunState) -> Event | None:
+    def event(self, kind: Kind, state: RunState) -> Event | None:
         """The noisy sum of a cohort, as it was drawn."""
-        return self._event
+        return self._kinds[kind].event
 
-    def step(self, number: int, state: RunState, cohort: tuple[Member, ...], journal: Journal) -> Step:
-        """One round, from the assignment to the strategy's update."""
-        server, mechanism = _part(state.own, _SERVER), _part(state.own, _MECHANISM)
-        assignment = self._assign(number, state, server, self._mechanism.clip(mechanism), cohort)
-        encoding = pipeline.build(self._terms, self._bounds, assignment.broadcast.public)
+    def step(
+        self, kind: Kind, number: int, state: RunState, cohort: tuple[Member, ...], journal: Journal
+    ) -> Step:
+        """One round, from the assignment to the strategy's update, or to the metrics of an evaluation."""
+        work, server, mechanism = self._kinds[kind], _part(state.own, _SERVER), _part(state.own, _MECHANISM)
+        if kind is Kind.FIT:
+            assignment = self._assign(number, state, self._training(number, server), mechanism, cohort, work)
+        else:
+            mechanism = {}  # an evaluation's has none
+            assignment = self._assign(
+                number, state, Instruction(self._strategy.local.name, {}), mechanism, cohort, work
+            )
+        encoding = pipeline.build(work.terms, work.bounds, assignment.broadcast.public)
         sink = encoding.sink()
-        closed = self._collect(assignment, encoding, sink, journal)
+        closed = self._collect(assignment, encoding, sink, journal, work)
         stream = self._randomness.spawn("decoding", number)
         decoded, metrics, mechanism = encoding.decode(sink.result(), stream, mechanism)
+        metrics = {**metrics, **closed.measured}
+        if kind is Kind.EVALUATE:
+            return Step(state.parameters, state.own, closed.survivors, closed.lost, metrics)
         mechanism, means = self._mechanism.update(mechanism, decoded)
         server, vector = self._strategy.server.update(
             server,
@@ -118,7 +131,7 @@ class SummingEngine:
             own=_together(server, mechanism),
             survivors=closed.survivors,
             lost=closed.lost,
-            metrics={**metrics, **closed.measured},
+            metrics=metrics,
         )
 
     def evaluate(self, parameters: Parameters) -> Mapping[str, float]:
@@ -130,45 +143,73 @@ class SummingEngine:
         """Through the fleet."""
         self._fleet.conclude(self._run, number, outcomes)
 
-    def _assign(
-        self, number: int, state: RunState, server: State, clip_norm: float | None, cohort: tuple[Member, ...]
-    ) -> Assignment:
+    def _training(self, number: int, server: State) -> Instruction:
         local, training = self._strategy.local, self._plan.training
         seed = self._plan.fleet.seed
-        instruction = Instruction(
+        return Instruction(
             rule=local.name,
             settings={**training.settings(), **local.settings},
             extras=self._strategy.server.extras(server),
             seed=None if seed is None else int(generator(seed, "training", number).integers(2**62)),
         )
+
+    def _assign(
+        self,
+        number: int,
+        state: RunState,
+        instruction: Instruction,
+        mechanism: State,
+        cohort: tuple[Member, ...],
+        work: _Work,
+    ) -> Assignment:
+        clip_norm = work.terms.privacy.clip(mechanism)
         public = PublicValues(clip_norm, self._randomness.spawn("rotation", number).bytes(32))
         return Assignment(
             run=self._run,
             round=number,
-            kind=Kind.FIT,
+            kind=work.terms.kind,
             base_version=state.version,
             terms=self._encoded_terms,
             terms_hash=hashlib.sha256(self._encoded_terms).digest(),
             broadcast=Broadcast(state.parameters, instruction, public),
-            bounds=self._bounds,
+            bounds=work.bounds,
             members=cohort,
         )
 
     def _collect(
-        self, assignment: Assignment, encoding: pipeline.Pipeline, sink: Sink, journal: Journal
+        self,
+        assignment: Assignment,
+        encoding: pipeline.Pipeline,
+        sink: Sink,
+        journal: Journal,
+        work: _Work,
     ) -> Closed:
-        summing = self._plan.secure_aggregation
-        present, needed = len(assignment.members), self._bounds.min_survivors * summing.fewest_buckets
+        summing, rounds = work.terms.secure_aggregation, work.terms.rounds
+        present, needed = len(assignment.members), work.bounds.min_survivors * summing.fewest_buckets
         if present < needed:
             raise QuorumNotReached("selection", present, needed)
         session = pipeline.session(assignment, encoding)
         partition = self._randomness.spawn("buckets", assignment.round)
         summation = pipeline.summation(
-            self._terms, session, journal, self._fleet.identities, self._unmask, partition
+            work.terms, session, journal, self._fleet.identities, self._unmask, partition
         )
-        rounds = self._plan.rounds
         close = Close(rounds.cohort if rounds.over_selection > 1 else None)
         return self._fleet.collect(assignment, summation, sink, close)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What rounds of one kind have in common."""
+
+    terms: Terms
+    bounds: CohortBounds
+    event: Event | None
+
+    @classmethod
+    def of(cls, terms: Terms, population: int) -> _Work:
+        """In a population of the given size."""
+        bounds = terms.bounds(population)
+        return cls(terms, bounds, terms.event(bounds, population))
 
 
 def _together(server: State, mechanism: State) -> State:

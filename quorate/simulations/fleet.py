@@ -23,7 +23,7 @@ from quorate.fleets import Ability, Identities
 from quorate.plan import Plan, RingSum, SecAggPlus
 from quorate.privacy.secagg import AnyKey, Ed25519Identity
 from quorate.randomness import Randomness, generator
-from quorate.rounds import Assignment, Close, Closed, Member, Outcome, State
+from quorate.rounds import Assignment, Close, Closed, Kind, Member, Outcome, State
 from quorate.server.sessions import drive
 from quorate.simulations.buffering import BufferedRounds
 from quorate.simulations.clock import PHASES_AFTER_MASKING, Clock, Report, Work
@@ -169,14 +169,15 @@ class SimulatedFleet:
             members = members[: close.after]  # the first that report; in a simulation none is slow
             _check_quorum(assignment, len(members))
         states = {member: self._states.get(assignment.run, member) for member in members}
-        order = Order(assignment, members, states, summation.direct and self._linear)
+        linear = self._linear or assignment.kind is Kind.EVALUATE  # the cells of an evaluation are added up
+        order = Order(assignment, members, states, summation.direct and linear)
         done = self.engine.run(order) if self._buffered is None else self._buffered.train(self.engine, order)
         if summation.direct:  # what is not finite, or was lost with a worker, is not there
             _check_quorum(assignment, len(done.members))
             lost = Counter({"update": len(assignment.members) - len(done.members)})
             summation.journal.revealing()
             for chosen, encoded in done.encoded:
-                sink.add(encoded if self._linear else encoded[None, :], chosen)
+                sink.add(encoded if linear else encoded[None, :], chosen)
         else:
             streams = self._randomness.spawn("sums", assignment.round)
             halves = {

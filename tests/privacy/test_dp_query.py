@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from quorate import assembly, pipeline
+from quorate import assembly
 from quorate.errors import PlanError, QuorateError
 from quorate.planfile import format_plan, make_plan
 from quorate.simulations.source import Simulation
@@ -21,7 +21,7 @@ def test_without_tensorflow_privacy_the_command_that_mends_it_is_said_before_any
         assembly.run(made, fleet=Simulation(wine(), seed=1), watch=lambda report: None)
     resolved = made.resolved(12)
     with pytest.raises(QuorateError, match="tensorflow-privacy is installed"):
-        pipeline.event(resolved.terms(), resolved.bounds(12), 12)
+        resolved.terms().event(resolved.bounds(12), 12)
 
 
 def test_the_section_is_written_and_read_as_it_is():

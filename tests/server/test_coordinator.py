@@ -19,7 +19,7 @@ from quorate.errors import BudgetExhausted, QuorateError, QuorumNotReached
 from quorate.plan import Plan
 from quorate.privacy import Ledger
 from quorate.randomness import Randomness, generator
-from quorate.rounds import Closed, Outcome
+from quorate.rounds import Closed, Kind, Outcome
 from quorate.server import checkpoints
 from quorate.server.coordinator import ATTEMPTS, Coordinator
 from quorate.server.selection import FixedSize, TruncatedPoisson
@@ -184,7 +184,9 @@ def process(directory, made: Plan, wire=None, left=None, fleet=None, seed=5, sta
                 rounds=made.rounds.count,
                 engine=SummingEngine(made, run.id, members, CLIENTS, randomness, initial),
                 store=watched,
-                sampler=FixedSize(made.rounds.cohort) if made.rounds.sampling == "fixed" else sampler,
+                samplers={
+                    Kind.FIT: FixedSize(made.rounds.cohort) if made.rounds.sampling == "fixed" else sampler
+                },
                 ledger=parts.ledger,
                 randomness=randomness,
                 **options,

@@ -1,7 +1,7 @@
 """kill -9 of a real coordinator at every write and every send, before and after; members over sockets live on.
 
 The first round always fails: most members send garbage for their masked vectors, so that nothing was released and its
-charge comes back. The next two are committed, and the last one is published.
+charge comes back. The next two are committed; the model is evaluated on the members' data, and then published.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from quorate.plan import Plan
 from quorate.planfile import format_plan, make_plan
 from quorate.privacy import Ledger
 from quorate.randomness import Randomness
-from quorate.rounds import Assignment
+from quorate.rounds import Assignment, Kind
 from quorate.server.faults import Point
 from quorate.server.registry import Registry
 from quorate.server.store import opened
@@ -59,6 +59,7 @@ def plan_content(directory: Path) -> dict[str, Any]:
         rounds={"count": ROUNDS, "cohort": CLIENTS, "sampling": "fixed"},
         privacy=GAUSSIAN,
         secure_aggregation={**SECAGG, "min_survivors": 5},
+        evaluation={"every": ROUNDS, "metrics": {"accuracy": [0, 1]}, "noise_multiplier": 1.0},
         publish={"registry": str(directory / "registry"), "model": "wine"},
         population={"name": "drinkers", "epsilon": 1000.0, "delta": 1e-6},
     )
@@ -182,22 +183,26 @@ class Story:
                     assert reserved[number], number
             committed = {number: past for number, past in rounds.items() if past.status == "committed"}
             found = store.checkpoint(run.id)
-            assert (0 if found is None else found[0]) == len(committed)
+            training = [past for past in committed.values() if past.kind is Kind.FIT]
+            assert (0 if found is None else found[0]) == len(training) == run.committed
             together = Ledger(rows, delta=1e-6).spent().released
             assert store.account("drinkers").spent().released == together
             return committed, ledger.spent().released, run.status
 
     def assert_finished(self, epsilon: float) -> None:
         committed, spent, status = self.look()
-        assert (len(committed), status) == (ROUNDS, "finished")
+        assert [past.kind for past in committed.values()] == [Kind.FIT] * ROUNDS + [Kind.EVALUATE]
+        assert status == "finished"
         assert spent >= epsilon - 1e-12
         with opened(self.directory / "state", self.database) as store:
             (run,) = store.runs()
             rounds = store.rounds(run.id)
             assert [past.number for past in rounds] == list(range(1, len(rounds) + 1))
             assert {past.status for past in rounds} <= {"committed", "aborted"}
-            assert [(v["round"], v["version"]) for v in store.versions(run.id)] == [(max(committed), 1)]
+            trained = max(number for number, past in committed.items() if past.kind is Kind.FIT)
+            assert [(v["round"], v["version"]) for v in store.versions(run.id)] == [(trained, 1)]
         registry = Registry(self.directory / "registry")
+        assert "federated/accuracy" in registry.manifest("wine", 1).evaluation
         assert registry.versions("wine") == (1,)
         assert not [finding for finding in registry.verify() if finding.serious]
 
@@ -238,7 +243,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], fl
     with story(tmp_path_factory.mktemp("undisturbed") / "run") as told:
         told.coordinator()
         committed, spent, _ = told.look()
-        assert list(committed) == [2, 3]
+        assert list(committed) == [2, 3, 4]
         told.assert_finished(spent)
         return list(dict.fromkeys(told.trace())), spent
 
@@ -276,7 +281,9 @@ MOST_DELICATE = (
     "2 after REVEAL  1",
     "2 after SEND_SUM unmask 1",
     "2 after COMMIT  1",
-    "3 after PUBLISH  1",
+    "4 after LEDGER  1",  # an evaluation, charged
+    "4 after COMMIT  1",
+    "4 after PUBLISH  1",
 )
 
 

@@ -19,8 +19,8 @@ from hypothesis.extra import numpy as hnp
 from quorate.engine import RunState
 from quorate.errors import StateError
 from quorate.parameters import Layout
-from quorate.rounds import Outcome
-from quorate.server import checkpoints
+from quorate.rounds import Kind, Outcome
+from quorate.server import checkpoints, records
 from quorate.server.faults import Point
 from quorate.server.records import PopulationBudget, RunStatus
 from quorate.server.store import Store, opened
@@ -558,6 +558,26 @@ def test_equal_states_have_equal_bytes_whatever_the_order():
     first = RunState(1, layout.zeros(), {"a": one, "b": two})
     second = RunState(1, layout.zeros(), {"b": two, "a": one})
     assert checkpoints.encode(first) == checkpoints.encode(second)
+
+
+def test_an_evaluation_is_a_round_that_leaves_version_checkpoint_and_separation_as_they_were(store, run):
+    commit(store, run, store.open_round(run, 0))
+    number = store.open_round(run, 1, Kind.EVALUATE)
+    store.assign(run, number, ["e", "f"])
+    commit(store, run, number, state=None, survivors=("e", "f"), metrics={"federated/loss": 0.2})
+    assert [(past.kind, past.base_version) for past in store.rounds(run)] == [
+        (Kind.FIT, 0),
+        (Kind.EVALUATE, 1),
+    ]
+    assert store.run(run).committed == 1
+    assert store.checkpoint(run) == (1, b"state")
+    assert store.members_in_sums(run, 1) == set()
+    assert store.outcomes(run, number) == {"e": Outcome.COMMITTED, "f": Outcome.COMMITTED}
+    rounds = store.rounds(run)
+    assert records.evaluated(rounds) == 1
+    assert records.measured(rounds) == {"loss": 0.1, "federated/loss": 0.2}
+    commit(store, run, store.open_round(run, 1), version=2)
+    assert records.measured(store.rounds(run)) == {"loss": 0.1}
 
 
 def test_the_database_can_be_read_with_plain_sqlite(tmp_path):

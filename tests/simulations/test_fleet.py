@@ -15,6 +15,7 @@ from quorate.parameters import Layout
 from quorate.randomness import Randomness
 from quorate.rounds import Assignment, Broadcast, Close, Instruction, Kind, Outcome, PublicValues, Update
 from quorate.server import checkpoints
+from quorate.simulations.engines.site import instruction_of
 from quorate.simulations.source import Simulation, simulation
 from tests.federations import CLIPPED, GAUSSIAN, IDEAL, SECAGG, SOFTMAX_DIGITS, digits, plan, wine
 
@@ -168,7 +169,7 @@ def test_the_sum_is_what_the_clients_alone_would_have_encoded():
     deltas = []
     for i in range(8):
         client = model.client(data.clients[i])
-        instruction = one.fleet.engine._site.instruction(one.assignment(), data.member(i))
+        instruction = instruction_of(one.assignment().broadcast.instruction, data.member(i))
         update, _ = client.fit(one.assignment().broadcast.parameters, instruction, {})
         deltas.append(update.vectors["delta"])
     np.testing.assert_allclose(decoded["delta"], np.mean(deltas, axis=0), atol=1e-5)

@@ -9,12 +9,8 @@ many, its L1 norm is at most 1, and so is its L2 norm. So `clip_norm = 1` clips 
 makes an answer private: Laplace noise for the L1 norm, Gaussian noise for the L2 norm. Rounds, sums, noise and account
 are those of any other task, under `fedavg`; nothing is trained.
 
-A bounded mean is a histogram of two cells: a value is split between the two ends of its range, in proportion to how
-near it is to each. It has the sensitivity of one cell, and the count of the members comes with it.
-
-An answer is a ratio of cells: it needs no count of who took part, and is no less private than the cells
-(post-processing: Dwork and Roth 2014, proposition 2.1). Every member counts the same. After several rounds the cells
-are summed over them.
+How values fall into cells is said in `quorate.cells`. Every member counts the same. After several rounds the cells are
+summed over them.
 """
 
 from __future__ import annotations
@@ -22,10 +18,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from quorate.cells import Bins, Ends, Question, Values, shares
 from quorate.clients.adapters.examples import Examples
 from quorate.errors import DataError, PlanError
 from quorate.fleets import Client
@@ -54,7 +51,7 @@ def histogram(edges: Sequence[float], column: int | None = None) -> Statistic:
     given = [float(edge) for edge in edges]
     if len(given) < 2 or not all(map(math.isfinite, given)) or sorted(set(given)) != given:
         raise PlanError(f"edges: {given} was found; at least two finite numbers that grow are accepted")
-    return Statistic("histogram", {"edges": given, "column": _column(column)}, _Bins(tuple(given)))
+    return Statistic("histogram", {"edges": given, "column": _column(column)}, Bins(tuple(given)))
 
 
 def categories(values: Sequence[int], column: int | None = None) -> Statistic:
@@ -70,7 +67,7 @@ def categories(values: Sequence[int], column: int | None = None) -> Statistic:
     given = list(values)
     if not given or len(set(given)) != len(given):
         raise PlanError(f"values: {given} was found; at least one whole number, none twice, is accepted")
-    return Statistic("categories", {"values": given, "column": _column(column)}, _Values(tuple(given)))
+    return Statistic("categories", {"values": given, "column": _column(column)}, Values(tuple(given)))
 
 
 def bounded_mean(low: float, high: float, column: int | None = None) -> Statistic:
@@ -89,71 +86,7 @@ def bounded_mean(low: float, high: float, column: int | None = None) -> Statisti
     if not (math.isfinite(high - low) and low < high):
         raise PlanError(f"high: {high} was found; a finite number above low ({low}) is accepted")
     settings = {"low": float(low), "high": float(high), "column": _column(column)}
-    return Statistic("bounded-mean", settings, _Ends(float(low), float(high)))
-
-
-class _Question(Protocol):
-    """How values fall into cells, and what cells say."""
-
-    @property
-    def cells(self) -> int: ...
-
-    def tally(self, values: np.ndarray) -> np.ndarray:
-        """How much of finite or infinite float64 values, shape (n,), is in each cell: at least 0, n in all at most."""
-        ...
-
-    def answer(self, shares: np.ndarray) -> dict[str, float]:
-        """From each cell's share, at least 0 and 1 in all."""
-        ...
-
-
-@dataclass(frozen=True)
-class _Bins:
-    edges: tuple[float, ...]
-
-    @property
-    def cells(self) -> int:
-        return len(self.edges) - 1
-
-    def tally(self, values: np.ndarray) -> np.ndarray:
-        bins = np.searchsorted(self.edges, values, side="right") - 1
-        return np.bincount(np.clip(bins, 0, self.cells - 1), minlength=self.cells)
-
-    def answer(self, shares: np.ndarray) -> dict[str, float]:
-        last = self.cells - 1
-        return {
-            f"[{self.edges[i]:g}, {self.edges[i + 1]:g}{']' if i == last else ')'}": float(share)
-            for i, share in enumerate(shares)
-        }
-
-
-@dataclass(frozen=True)
-class _Values:
-    values: tuple[int, ...]
-
-    @property
-    def cells(self) -> int:
-        return len(self.values)
-
-    def tally(self, values: np.ndarray) -> np.ndarray:
-        return np.array([np.count_nonzero(values == value) for value in self.values])
-
-    def answer(self, shares: np.ndarray) -> dict[str, float]:
-        return {str(value): float(share) for value, share in zip(self.values, shares, strict=True)}
-
-
-@dataclass(frozen=True)
-class _Ends:
-    low: float
-    high: float
-    cells = 2
-
-    def tally(self, values: np.ndarray) -> np.ndarray:
-        places = (np.clip(values, self.low, self.high) - self.low) / (self.high - self.low)
-        return np.array([np.sum(1 - places), np.sum(places)])
-
-    def answer(self, shares: np.ndarray) -> dict[str, float]:
-        return {"mean": self.low + (self.high - self.low) * float(shares[1])}
+    return Statistic("bounded-mean", settings, Ends(float(low), float(high)))
 
 
 @dataclass(frozen=True)
@@ -168,7 +101,7 @@ class Statistic:
 
     name: str
     settings: Mapping[str, Any]
-    question: _Question
+    question: Question
     metrics: tuple[str, ...] = ()
 
     @property
@@ -218,13 +151,12 @@ class Statistic:
         Raises:
             DataError: no cell is above 0, so that there was more noise than answer.
         """
-        cells = np.maximum(np.asarray(parameters[_CELLS], np.float64), 0.0)
-        total = float(cells.sum())
-        if total <= 0:
+        found = shares(parameters[_CELLS])
+        if found is None:
             raise DataError(
                 "no cell is above 0: there was more noise than answer; accepted: a larger cohort or ε"
             )
-        return np.asarray(cells / total)
+        return found
 
     def answer(self, parameters: Mapping[str, np.ndarray]) -> Mapping[str, float]:
         """The answer in the question's words: a share for each bin or value, or `mean`.

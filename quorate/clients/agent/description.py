@@ -32,6 +32,7 @@ class Description:
         entries: names and shapes of its parameters.
         metrics: that its clients measure.
         rules: the local rules that its client implements.
+        keys: what its client can slice its metrics by.
         said: all of this as the application's process said it.
     """
 
@@ -40,6 +41,7 @@ class Description:
     entries: tuple[tuple[str, tuple[int, ...]], ...]
     metrics: tuple[str, ...]
     rules: frozenset[str]
+    keys: tuple[str, ...]
     said: Mapping[str, Any]
 
     @classmethod
@@ -55,6 +57,7 @@ class Description:
             entries=tuple((str(name), tuple(map(int, shape))) for name, shape in said["layout"]),
             metrics=tuple(map(str, said["metrics"])),
             rules=frozenset(map(str, said["rules"])),
+            keys=tuple(map(str, said["keys"])),
             said=said,
         )
 

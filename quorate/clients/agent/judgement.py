@@ -18,7 +18,7 @@ from quorate.errors import PolicyRefused
 from quorate.plan import Terms
 from quorate.privacy import Event, ExampleEvent
 from quorate.privacy.device_bound import device_epsilon, device_example_epsilon
-from quorate.rounds import CohortBounds
+from quorate.rounds import CohortBounds, Kind
 
 __all__ = ["Verdict", "event_of", "judge", "refuse"]
 
@@ -44,7 +44,12 @@ class Verdict:
 
 
 def event_of(terms: Terms, bounds: CohortBounds) -> Event | None:
-    """What one participation shows the coordinator; None where nothing protects it."""
+    """What one participation shows the coordinator; None where nothing protects it.
+
+    Args:
+        terms: of the round's kind.
+        bounds: of its cohort.
+    """
     return terms.privacy.event(terms.shape(bounds))
 
 
@@ -61,7 +66,7 @@ def judge(
 
     Args:
         policy: the device's.
-        terms: resolved, as they were parsed.
+        terms: resolved, as they were parsed, of the round's kind: an evaluation is judged by its own noise and cohort.
         encoded: their exact bytes, which an endorsement signs.
         bounds: of the cohort: those of the terms.
         endorsement: who stands behind the terms.
@@ -70,6 +75,11 @@ def judge(
     """
     accept = policy.accept
     verdicts = [_task(accept, terms), _signer(accept, encoded, endorsement)]
+    if terms.kind is Kind.EVALUATE:
+        accepted = "any" if accept.evaluation else "none"
+        verdicts.append(
+            Verdict("evaluation", accept.evaluation, "an evaluation on the device's data", accepted)
+        )
     if accept.secure_aggregation:
         verdicts += _secure(accept, terms)
     verdicts.append(

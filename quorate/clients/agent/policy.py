@@ -6,6 +6,7 @@
     threat_model = "semi-malicious"  # or stronger
     tasks = ["digits"]               # of those that are installed; all of them if left out
     signers = ["3f6c…"]              # whose plans: Ed25519 public keys in hexadecimal; anybody's if left out
+    evaluation = false               # models are trained here, and not measured on the device's data
 
     [budget]                         # what all tasks together may spend
     epsilon = 4.0
@@ -47,6 +48,7 @@ class Accept(Section):
         threat_model: the weakest that secure aggregation may have.
         tasks: the names of the tasks that may be trained; None: all that are installed.
         signers: whose terms: Ed25519 public keys, 64 hexadecimal digits each; None: anybody's.
+        evaluation: whether models may be measured on the device's data.
     """
 
     min_survivors: Annotated[int, Field(ge=1)] = 3
@@ -54,6 +56,7 @@ class Accept(Section):
     threat_model: Literal["semi-honest", "semi-malicious", "malicious"] = "semi-honest"
     tasks: list[str] | None = None
     signers: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] | None = None
+    evaluation: bool = True
 
 
 class Budget(Section):

@@ -76,8 +76,15 @@ def begin(
         accepts=accepts,
         identities=connection.identities,
         exposing=exposing,
-        tasks={name: Task(description) for name, (description, _) in trainers.items()},
+        tasks={
+            name: Task(description, slices=dict.fromkeys(description.keys, _elsewhere))
+            for name, (description, _) in trainers.items()
+        },
     )
+
+
+def _elsewhere(data: object) -> object:
+    raise NotImplementedError("a device slices its data in a child process")
 
 
 def _refresh(connection: Connection) -> None:
@@ -109,12 +116,17 @@ class _Applications:
         if task not in self._trainers:
             raise PolicyRefused(f"the task {task!r} is not installed on this device", "task")
         description, trainer = self._trainers[task]
-        self._chosen = ChildClient(trainer, description.rules, self._timeout_s)
+        self._chosen = ChildClient(trainer, description.rules, description.keys, self._timeout_s)
 
     @property
     def rules(self) -> frozenset[str]:
         """Of the chosen task's client."""
         return frozenset() if self._chosen is None else self._chosen.rules
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of the chosen task's client."""
+        return () if self._chosen is None else self._chosen.keys
 
     def fit(self, parameters: Parameters, instruction: Instruction, state: State) -> tuple[Update, State]:
         """Of the chosen task's client."""

@@ -84,6 +84,7 @@ class Trainer:
             "do": what,
             "rule": instruction.rule,
             "settings": dict(instruction.settings),
+            "slices": {key: list(values) for key, values in instruction.slices.items()},
             "names": list(parameters.layout.names),
         }
         said, answered = self._ask(words, arrays, min(timeout_s, self._limits.training_s))
@@ -194,11 +195,12 @@ class ChildClient:
     Args:
         trainer: holds the child.
         rules: the local rules that the application's client implements.
+        keys: what it can slice its metrics by.
         timeout_s: how long training may take in this round.
     """
 
-    def __init__(self, trainer: Trainer, rules: frozenset[str], timeout_s: float):
-        self.rules = rules
+    def __init__(self, trainer: Trainer, rules: frozenset[str], keys: tuple[str, ...], timeout_s: float):
+        self.rules, self.keys = rules, keys
         self._trainer, self._timeout_s = trainer, timeout_s
 
     def fit(self, parameters: Parameters, instruction: Instruction, state: State) -> tuple[Update, State]:

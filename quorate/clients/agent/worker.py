@@ -30,6 +30,7 @@ import numpy as np
 import safetensors.numpy
 
 from quorate import plugins
+from quorate.clients.slices import client_of
 from quorate.fleets import Client
 from quorate.rounds import Instruction
 from quorate.task import Task
@@ -103,7 +104,7 @@ class _Application:
     def client(self) -> Client:
         """Made when it is first needed, with the device's data."""
         if self._client is None:
-            self._client = self.task.client()
+            self._client = client_of(self.task)
         return self._client
 
     def do(
@@ -113,7 +114,9 @@ class _Application:
         if words["do"] == "describe":
             return self._described(), {}
         own = _parts(arrays)
-        instruction = Instruction(words["rule"], words["settings"], own.get("extras", {}))
+        instruction = Instruction(
+            words["rule"], words["settings"], own.get("extras", {}), slices=words.get("slices", {})
+        )
         parameters = self.task.layout.subset(words["names"]).unflatten(arrays["parameters"])
         result = getattr(self.client, words["do"])(parameters, instruction, own.get("state", {}))
         update, state = result if isinstance(result, tuple) else (result, {})
@@ -129,6 +132,7 @@ class _Application:
             "layout": [[name, list(shape)] for name, shape in self.task.layout.entries],
             "metrics": list(model.metrics),
             "rules": sorted(self.client.rules),
+            "keys": list(getattr(self.client, "keys", ())),
         }
 
 

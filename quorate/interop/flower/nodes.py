@@ -27,6 +27,7 @@ from flwr.clientapp import ClientApp
 
 from quorate import plugins
 from quorate.clients.participation import Participation
+from quorate.clients.slices import client_of
 from quorate.clients.states import ClientStates
 from quorate.errors import DataError, PlanError, PolicyRefused, ProtocolViolation, QuorateError
 from quorate.fleets import Client
@@ -166,7 +167,7 @@ class Work:
             DataError: the data do not fit it.
         """
         task = Terms.parse(assignment.terms, self.installed(assignment)).task.resolve()
-        return task.client() if self.data is None else task.model.client(self.data)
+        return client_of(task, self.data)
 
 
 def on(examples: Callable[[Context], Any]) -> Callable[[Context], Work]:
@@ -311,7 +312,7 @@ class _TrainsOnce:
 
     def __init__(self, client: Client, notes: Notes):
         self._client, self._notes = client, notes
-        self.rules = client.rules
+        self.rules, self.keys = client.rules, getattr(client, "keys", ())
 
     def fit(self, parameters: Parameters, instruction: Instruction, state: State) -> tuple[Update, State]:
         if not self._notes.work:

@@ -35,7 +35,7 @@ from quorate.parameters import Parameters
 from quorate.plan import Plan
 from quorate.privacy import Event, ExternalEvent
 from quorate.randomness import generator
-from quorate.rounds import Instruction, Member, Outcome
+from quorate.rounds import Instruction, Kind, Member, Outcome
 from quorate.simulations.engines.site import member_seed
 from quorate.summation import Journal
 from quorate.task import Task
@@ -111,16 +111,18 @@ class TffEngine:
         """Who can be selected now."""
         return self._fleet.population()
 
-    def event(self, state: RunState) -> Event | None:
+    def event(self, kind: Kind, state: RunState) -> Event | None:
         """What the process says that a step from this state releases."""
         said = self._child.call("event", _prefixed(state.own))[0]["event"]
         return None if said is None else ExternalEvent(said)
 
-    def step(self, number: int, state: RunState, cohort: tuple[Member, ...], journal: Journal) -> Step:
+    def step(
+        self, kind: Kind, number: int, state: RunState, cohort: tuple[Member, ...], journal: Journal
+    ) -> Step:
         """A round of the process, with the cohort's data."""
         if len(cohort) < self._bounds.min_survivors:
             raise QuorumNotReached("selection", len(cohort), self._bounds.min_survivors)
-        charged = self.event(state)
+        charged = self.event(kind, state)
         arrays = _prefixed(state.own)
         for i, member in enumerate(cohort):
             examples: Examples = cast(DataHolder, self._fleet).data_of(member)

@@ -148,6 +148,16 @@ class Mechanism(Protocol):
         """What a round releases of its cohort, before sampling; None when no privacy is claimed."""
         ...
 
+    def for_cells(self, questions: int, noise_multiplier: float | None, epsilon: float | None) -> Mechanism:
+        """The same mechanism for sums of cells (`quorate.cells`), which has noise of its own and keeps no state.
+
+        Args:
+            questions: how many a member answers: what it adds to each has at most 1 for its L1 and its L2 norm.
+            noise_multiplier: joint over all of them; or, instead, as for the mechanism itself:
+            epsilon: that all such sums may cost together.
+        """
+        ...
+
 
 class Stateless:
     """For mechanisms whose rounds are all alike: nothing is kept or measured, and the plan's clip norm stays."""

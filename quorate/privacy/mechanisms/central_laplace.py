@@ -122,6 +122,14 @@ class CentralLaplace(Stateless, Section):
         vectors = tuple(self._noisy(vector, shape) for vector in shape.vectors.vectors)
         return CentralDiscreteLaplaceEvent(vectors, shape.bounds.min_survivors)
 
+    def for_cells(
+        self, questions: int, noise_multiplier: float | None, epsilon: float | None
+    ) -> CentralLaplace:
+        """With their L1 norm, which is as many as there are questions."""
+        return CentralLaplace(
+            clip_norm=questions, noise_multiplier=noise_multiplier, epsilon=epsilon, delta=self.delta
+        )
+
     def _noisy(self, vector: Vector, shape: SumShape) -> LaplaceVector:
         """Sensitivity and scale of the noise, in steps: the largest for which n·Δ + noise stays in the ring.
 

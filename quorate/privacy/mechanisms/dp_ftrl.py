@@ -19,6 +19,7 @@ from quorate.codecs import Chain, Codec, Discretise, rounded_norm_bound
 from quorate.errors import PlanError
 from quorate.privacy.events import CentralDiscreteGaussianEvent
 from quorate.privacy.factorization import Banded, Factorization, Tree
+from quorate.privacy.mechanisms.central_gaussian import CentralGaussian
 from quorate.privacy.mechanisms.rounded_noise import Encoding, RoundedNoise, useful_steps
 from quorate.privacy.noise import discrete_gaussian
 from quorate.randomness import Randomness
@@ -152,6 +153,17 @@ class DpFtrl(RoundedNoise):
     def event(self, shape: SumShape) -> CentralDiscreteGaussianEvent:
         """One participation: its share of everything that is ever released, over unit columns."""
         return CentralDiscreteGaussianEvent(self.noisy_vectors(shape), shape.bounds.min_survivors)
+
+    def for_cells(
+        self, questions: int, noise_multiplier: float | None, epsilon: float | None
+    ) -> CentralGaussian:
+        """The central mechanism: such sums are not added up over rounds, so that their noise is independent."""
+        return CentralGaussian(
+            clip_norm=math.sqrt(questions),
+            noise_multiplier=noise_multiplier,
+            epsilon=epsilon,
+            delta=self.delta,
+        )
 
     def impossible(self, expected_cohort: float) -> list[str]:
         """Nothing."""

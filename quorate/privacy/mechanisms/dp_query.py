@@ -19,6 +19,7 @@ from pydantic import Field
 
 from quorate import plugins
 from quorate.codecs import Codec
+from quorate.errors import PlanError
 from quorate.privacy.events import ExternalEvent
 from quorate.privacy.mechanisms.base import Stateless
 from quorate.privacy.mechanisms.none import Float32
@@ -132,6 +133,17 @@ class DpQuery(Stateless, Section):
         """
         seed = int.from_bytes(randomness.bytes(7))
         return self.runner(shape.vectors).release(updates, shape.bounds.denominator, seed, state)
+
+    def for_cells(self, questions: int, noise_multiplier: float | None, epsilon: float | None) -> DpQuery:
+        """Not of any query: how much noise it would need for them is not known.
+
+        Raises:
+            PlanError: always.
+        """
+        raise PlanError(
+            "privacy.mechanism: 'dp-query' has a query's own noise, which is not that of an evaluation; accepted: "
+            "'central-gaussian', or no [evaluation]"
+        )
 
     def event(self, shape: SumShape) -> ExternalEvent:
         """What the query says.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -94,6 +95,10 @@ class NoPrivacy(Stateless, Section):
     def event(self, shape: SumShape) -> None:
         """No privacy is claimed."""
         return None
+
+    def for_cells(self, questions: int, noise_multiplier: float | None, epsilon: float | None) -> NoPrivacy:
+        """With the bound that a ring needs."""
+        return NoPrivacy(clip_norm=math.sqrt(questions))
 
 
 def numbers(bound: float, shape: SumShape) -> Codec:

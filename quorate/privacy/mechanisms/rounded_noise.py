@@ -199,6 +199,18 @@ class RoundedNoise(Section):
         """The topped up sum; rounds have independent noise, so the state is as it was."""
         return self.top_up(total, vector, shape, survivors, randomness), state
 
+    def for_cells(
+        self, questions: int, noise_multiplier: float | None, epsilon: float | None
+    ) -> RoundedNoise:
+        """With their L2 norm, √questions, which does not move."""
+        return type(self)(
+            mechanism=self.mechanism,
+            clip_norm=math.sqrt(questions),
+            noise_multiplier=noise_multiplier,
+            epsilon=epsilon,
+            delta=self.delta,
+        )
+
     def noisy_vectors(self, shape: SumShape) -> tuple[NoisyVector, ...]:
         """The vectors of an event."""
         encodings = [(vector.name, self.encoding(vector, shape)) for vector in shape.vectors.vectors]

@@ -12,15 +12,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from quorate.rounds import Assignment, Instruction, Member, State, Updates
-from quorate.task import Model
+from quorate.task import Task
 
 __all__ = ["Contributions", "Done", "Engine", "Order", "Training"]
 
 Training = Callable[
-    [Model, Assignment, Sequence[Any], Sequence[Instruction], Sequence[State]],
+    [Task, Assignment, Sequence[Any], Sequence[Instruction], Sequence[State]],
     tuple[Updates, Sequence[State]],
 ]
-"""Trains a block of clients on their data, each with its instruction and state."""
+"""Has a block of clients work on their data, each with its instruction and state."""
 
 
 @dataclass(frozen=True)

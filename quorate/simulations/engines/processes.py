@@ -26,7 +26,8 @@ import numpy as np
 
 from quorate import pipeline
 from quorate.errors import PlanError, QuorateError
-from quorate.rounds import Assignment, Member, State
+from quorate.plan import Plan
+from quorate.rounds import Assignment, Kind, Member, State
 from quorate.simulations.engines import worker
 from quorate.simulations.engines.contract import Done, Order
 from quorate.simulations.engines.site import Site
@@ -75,9 +76,15 @@ class Processes:
         worker.check_threads()
         self._site, self._context = site, multiprocessing.get_context("fork")
         self._board = worker.Board.of(site.plan)
-        length, self._dtype = pipeline.encoded(site.plan.terms(), site.plan.bounds(len(site.data)))
+        self._encoded = _encoded(site.plan, len(site.data))
         self._desks = [
-            worker.Desk(worker.shared(2, np.int64), worker.shared(length, held_in(self._dtype)))
+            worker.Desk(
+                worker.shared(2, np.int64),
+                {
+                    kind: worker.shared(length, held_in(dtype))
+                    for kind, (length, dtype) in self._encoded.items()
+                },
+            )
             for _ in range(workers)
         ]
         self._workers: list[_Worker] = []
@@ -121,7 +128,7 @@ class Processes:
             for pipe in wait(list(pipes)):
                 i = pipes[pipe]  # type: ignore[index]
                 try:
-                    done = self._take(self._workers[i], order.summed)
+                    done = self._take(self._workers[i], order)
                 except (EOFError, OSError):
                     if not self._mourn(i, slim, order):
                         busy.discard(i)
@@ -143,14 +150,16 @@ class Processes:
             except OSError:
                 log.debug("the simulation's worker %d was dead before its order", i)
 
-    def _take(self, one: _Worker, summed: bool) -> Done:
+    def _take(self, one: _Worker, order: Order) -> Done:
         answer = one.pipe.recv()
         if isinstance(answer, BaseException):
             raise answer
         members, states = answer
-        if summed:
-            return Done([(members, one.desk.total)] if members else [], states)
-        vectors = [((member,), np.frombuffer(one.pipe.recv_bytes(), self._dtype)) for member in members]
+        kind = order.assignment.kind
+        if order.summed:
+            return Done([(members, one.desk.totals[kind])] if members else [], states)
+        dtype = self._encoded[kind][1]
+        vectors = [((member,), np.frombuffer(one.pipe.recv_bytes(), dtype)) for member in members]
         return Done(vectors, states)
 
     def _mourn(self, i: int, slim: Assignment, order: Order) -> bool:
@@ -215,3 +224,9 @@ def deal(sizes: Sequence[int], workers: int) -> list[list[int]]:
         shares[i].append(job)
         heapq.heappush(loads, (load + sizes[job], i))
     return shares
+
+
+def _encoded(plan: Plan, population: int) -> dict[Kind, tuple[int, np.dtype[np.generic]]]:
+    """The length of an encoded vector in each kind of round, and its dtype."""
+    kinds = (Kind.FIT,) if plan.evaluation is None else tuple(Kind)
+    return {kind: pipeline.encoded(plan.at(kind), plan.at(kind).bounds(population)) for kind in kinds}

@@ -17,12 +17,13 @@ from quorate import pipeline
 from quorate.clients.participation import check_training
 from quorate.plan import Plan
 from quorate.randomness import Randomness
-from quorate.rounds import Assignment, Instruction, Member, State
+from quorate.rounds import Instruction, Kind, Member, State
 from quorate.simulations.datasets import FederatedDataset
 from quorate.simulations.engines.contract import Contributions, Done, Order, Training
+from quorate.simulations.engines.sequential import evaluated
 from quorate.sums import held_in
 
-__all__ = ["InThisProcess", "Site", "member_seed"]
+__all__ = ["InThisProcess", "Site", "instruction_of", "member_seed"]
 
 _BLOCK_BYTES = 1 << 22  # of updates that wait to be encoded
 
@@ -40,9 +41,9 @@ class Site:
     def __init__(self, data: FederatedDataset, plan: Plan, train: Training, together: bool):
         self.data, self.plan = data, plan
         self._terms, self._seed = plan.terms(), plan.fleet.seed
-        self._model = plan.task.resolve().model
+        self._task = plan.task.resolve()
         self._train = train
-        self.block = max(1, _BLOCK_BYTES // (4 * self._model.layout.size)) if together else 1
+        self.block = max(1, _BLOCK_BYTES // (4 * self._task.layout.size)) if together else 1
         self._process, self._randomness = -1, Randomness(bytes(32))
 
     def work(
@@ -55,29 +56,26 @@ class Site:
             begin: told which of the members (from, to) are trained next.
         """
         assignment, members = order.assignment, order.members
-        encoding = pipeline.build(self._terms, assignment.bounds, assignment.broadcast.public)
+        terms = self._terms.at(assignment.kind)
+        encoding = pipeline.build(terms, assignment.bounds, assignment.broadcast.public)
+        told = pipeline.instructed(assignment, terms)
+        training = assignment.kind is Kind.FIT
+        work, block = (self._train, self.block) if training else (evaluated, 1)
         randomness = self._own_randomness().spawn("clients", assignment.round)
-        for start in range(0, len(members), self.block):
-            chosen = members[start : start + self.block]
+        for start in range(0, len(members), block):
+            chosen = members[start : start + block]
             begin(start, start + len(chosen))
             data = [self.data.clients[self.data.index(member)] for member in chosen]
             if start == 0:
-                check_training(self._model.client(data[0]), assignment.broadcast.instruction)
+                check_training(self._task.model.client(data[0]), told)
             states: Sequence[State] = [order.states.get(member, {}) for member in chosen]
-            instructions = [self.instruction(assignment, member) for member in chosen]
-            updates, kept = self._train(self._model, assignment, data, instructions, states)
+            instructions = [instruction_of(told, member) for member in chosen]
+            updates, kept = work(self._task, assignment, data, instructions, states)
             streams = [
                 randomness.spawn(m) if encoding.draws else randomness for m in chosen
             ]  # each costs 50 µs
             encoded = encoding.encode_many(updates, streams, order.discount)
             yield _finite(Contributions(chosen, encoded, tuple(kept)))
-
-    def instruction(self, assignment: Assignment, member: Member) -> Instruction:
-        """In a seeded run each client has a data order of its own."""
-        instruction = assignment.broadcast.instruction
-        if instruction.seed is None:
-            return instruction
-        return dataclasses.replace(instruction, seed=member_seed(instruction.seed, member))
 
     def _own_randomness(self) -> Randomness:
         """This process's own stream, which no other process draws from, unless a seed says what is drawn."""
@@ -100,6 +98,13 @@ def _finite(made: Contributions) -> Contributions:
         encoded=made.encoded[chosen],
         states=tuple(made.states[i] for i in chosen),
     )
+
+
+def instruction_of(instruction: Instruction, member: Member) -> Instruction:
+    """In a seeded run each client has a data order of its own."""
+    if instruction.seed is None:
+        return instruction
+    return dataclasses.replace(instruction, seed=member_seed(instruction.seed, member))
 
 
 def member_seed(seed: int, member: Member) -> int:

@@ -18,7 +18,7 @@ from quorate.rounds import Assignment, Instruction, State, Updates
 from quorate.simulations.engines.contract import Done, Order
 from quorate.simulations.engines.processes import deal
 from quorate.simulations.engines.site import InThisProcess, Site
-from quorate.task import Model
+from quorate.task import Model, Task
 
 __all__ = ["InThreads", "can_vectorise", "in_blocks"]
 
@@ -29,14 +29,14 @@ def can_vectorise(model: Model) -> bool:
 
 
 def in_blocks(
-    model: Model,
+    task: Task,
     assignment: Assignment,
     data: Sequence[Any],
     instructions: Sequence[Instruction],
     states: Sequence[State],
 ) -> tuple[Updates, Sequence[State]]:
     """Trains all of them together."""
-    many: Any = model
+    many: Any = task.model
     trained: tuple[Updates, Sequence[State]] = many.fit_many(
         assignment.broadcast.parameters, data, instructions, states
     )

@@ -8,7 +8,7 @@ import os
 import pickle
 import signal
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from quorate.errors import MissingExtra, QuorateError
 from quorate.parameters import Layout
 from quorate.plan import Plan
-from quorate.rounds import Assignment, Member, State
+from quorate.rounds import Assignment, Kind, Member, State
 
 if TYPE_CHECKING:
     from quorate.simulations.engines.contract import Order
@@ -40,11 +40,11 @@ class Desk:
 
     Args:
         place: which members of its share are being trained (from, to), int64, shape (2,).
-        total: the partial sum, of the ring's dtype or float64, shape (m,).
+        totals: the partial sum of each kind of round, of the ring's dtype or float64, shape (m,).
     """
 
     place: np.ndarray
-    total: np.ndarray
+    totals: Mapping[Kind, np.ndarray]
 
 
 class Board:
@@ -78,7 +78,8 @@ class Board:
 
     def read(self, assignment: Assignment) -> Assignment:
         """The assignment with its vectors, which are not copied."""
-        return self._with(assignment, self._layout.unflatten(self._vector), self._extras)
+        extras = self._extras if assignment.kind is Kind.FIT else {}
+        return self._with(assignment, self._layout.unflatten(self._vector), extras)
 
     def _with(self, assignment: Assignment, parameters: Any, extras: dict[str, np.ndarray]) -> Assignment:
         instruction = dataclasses.replace(assignment.broadcast.instruction, extras=extras)
@@ -145,7 +146,8 @@ def _work(
     members: list[Member] = []
     states: dict[Member, State] = {}
     vectors: list[memoryview] = []
-    desk.total[:] = 0
+    total = desk.totals[order.assignment.kind]
+    total[:] = 0
     whole = dataclasses.replace(order, assignment=board.read(order.assignment))
     for made in site.work(whole, begin):
         members += made.members
@@ -153,7 +155,7 @@ def _work(
             {member: state for member, state in zip(made.members, made.states, strict=True) if state}
         )
         if order.summed:
-            made.add_to(desk.total)
+            made.add_to(total)
         else:
             vectors += [vector.data.cast("B") for vector in made.encoded]
     return members, states, vectors

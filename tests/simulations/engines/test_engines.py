@@ -76,6 +76,14 @@ def own(model, **sections):
     return q.Plan(task=q.Task(model), rounds=q.Rounds(**rounds), **sections)
 
 
+EVALUATION = {
+    "every": 2,
+    "metrics": {"accuracy": [0, 1], "loss": [0, 4]},
+    "quantiles": [0.5],
+    "slices": {"label": [0, 2]},
+}
+
+
 # --- The same results
 
 
@@ -89,6 +97,14 @@ def own(model, **sections):
         {"strategy": {"name": "scaffold"}},
         {"strategy": {"name": "median"}},
         {"task": MLP},
+        {"evaluation": EVALUATION},
+        {"strategy": {"name": "median"}, "evaluation": EVALUATION},
+        {"privacy": CLIPPED, "secure_aggregation": SECAGG, "evaluation": EVALUATION},
+        {
+            "privacy": GAUSSIAN,
+            "secure_aggregation": IDEAL,
+            "evaluation": {**EVALUATION, "noise_multiplier": 1.0},
+        },
     ],
 )
 def test_every_engine_learns_the_same_model(sections):
@@ -98,6 +114,9 @@ def test_every_engine_learns_the_same_model(sections):
         np.testing.assert_allclose(other.state.parameters.vector, runs[0].state.parameters.vector, atol=2e-6)
         assert [(r.survivors, r.lost) for r in other.history] == [
             (r.survivors, r.lost) for r in runs[0].history
+        ]
+        assert [r.metrics for r in other.evaluations] == [
+            pytest.approx(r.metrics, abs=2e-5) for r in runs[0].evaluations
         ]
 
 

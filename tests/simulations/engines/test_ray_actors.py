@@ -50,6 +50,15 @@ class Watched(Simulation):
         {"privacy": CLIPPED, "secure_aggregation": SECAGG},
         {"strategy": {"name": "scaffold"}},
         {"strategy": {"name": "median"}},
+        {
+            "privacy": GAUSSIAN,
+            "secure_aggregation": IDEAL,
+            "evaluation": {
+                "metrics": {"accuracy": [0, 1]},
+                "slices": {"label": [0]},
+                "noise_multiplier": 1.0,
+            },
+        },
     ],
 )
 def test_a_cluster_learns_the_same_model_as_this_process(two_nodes, sections):
@@ -57,6 +66,7 @@ def test_a_cluster_learns_the_same_model_as_this_process(two_nodes, sections):
     here, there = run(made, "vectorised"), run(made, "ray")
     np.testing.assert_allclose(there.model.vector, here.model.vector, atol=2e-6)
     assert [(r.survivors, r.lost) for r in there.history] == [(r.survivors, r.lost) for r in here.history]
+    assert there.metrics == pytest.approx(here.metrics, abs=2e-5)
 
 
 def test_actors_killed_between_rounds_lose_no_client(two_nodes):
