@@ -11,7 +11,7 @@ def test_a_run_gives_its_result_as_one_json_object(finished):
     found = finished.result
     assert set(found) == {
         "run", "terms", "rounds", "aborted", "dropouts", "metrics", "epsilon_released", "epsilon_server",
-        "delta", "simulated", "versions",
+        "delta", "simulated", "versions", "epsilon_example", "delta_example", "evaluations",
     }  # fmt: skip
     assert found["rounds"] == 3
     assert set(found["metrics"]) == {"loss", "accuracy"}
