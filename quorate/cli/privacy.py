@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from quorate.plan import Plan, Training
     from quorate.privacy import ExampleEpsilon, Ledger
     from quorate.privacy.explanation import Evaluations
+    from quorate.privacy.ledger import LedgerRows
     from quorate.server.records import Run
     from quorate.server.store import Store
 
@@ -85,7 +87,7 @@ def budget(
         for run, book in _books(store, run_id):
             row: dict[str, Any] = {"run": run.id, "population": run.population}
             row |= {"budget": None, "spent": None, "left": None, "rounds_left": None}
-            limit = _privacy(run).get("budget")
+            limit = None if book is None else book.budget
             if book is not None and limit is not None:
                 used = book.spent().released
                 row |= {"budget": limit, "spent": used, "left": limit - used}
@@ -302,20 +304,41 @@ def _books(store: Store, run_id: str | None) -> Iterator[tuple[Run, Ledger | Non
     from quorate.privacy import Ledger
 
     for run in store.runs() if run_id is None else [store.run(run_id)]:
-        section = _privacy(run)
-        claimed = section["mechanism"] != "none"
+        claimed = _claimed(run, store.ledger(run.id))
         yield (
             run,
-            Ledger(store.ledger(run.id), delta=section["delta"], budget=section.get("budget"))
-            if claimed
-            else None,
+            None
+            if claimed is None
+            else Ledger(store.ledger(run.id), delta=claimed.delta, budget=claimed.budget),
         )
 
 
-def _privacy(run: Run) -> dict[str, Any]:
-    """`[privacy]` of a run's terms, as it was resolved."""
-    section: dict[str, Any] = json.loads(run.terms)["privacy"]
-    return section
+@dataclass(frozen=True)
+class _Claimed:
+    """The δ of a run's ε, and the most `released` ε that it may come to."""
+
+    delta: float
+    budget: float | None
+
+
+def _claimed(run: Run, rows: LedgerRows) -> _Claimed | None:
+    """What a run's terms say of its ledger, as they were resolved; None where no privacy is claimed."""
+    from quorate.errors import PlanError
+    from quorate.plan import EngineSection
+
+    terms = json.loads(run.terms)
+    if "engine" not in terms:
+        section = terms["privacy"]
+        return None if section["mechanism"] == "none" else _Claimed(section["delta"], section.get("budget"))
+    source = EngineSection(**terms["engine"]).resolve()
+    if not rows.entries():  # an engine that names no event
+        return None
+    if source.delta is None:
+        raise PlanError(
+            f"engine.delta: run {run.id} left it to its population, which its terms do not say; accepted: a plan that "
+            "gives engine.delta, or the ε that the run itself printed"
+        )
+    return _Claimed(source.delta, source.budget)
 
 
 def _training(run: Run) -> Training:

@@ -153,6 +153,11 @@ class Ledger:
         return most if not events else self._spend.rounds_left(events[-1], self._budget, self._delta, most)
 
     @property
+    def budget(self) -> float | None:
+        """The most `released` ε that may be spent; None: no limit."""
+        return self._budget
+
+    @property
     def charged_rounds(self) -> Sequence[int]:
         """The numbers of the rounds that were reserved, and not refunded since."""
         self._fresh()

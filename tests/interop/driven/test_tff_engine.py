@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from typer.testing import CliRunner
 
 import quorate as q
+from quorate.cli import privacy
 from quorate.errors import BudgetExhausted, PlanError
 from quorate.interop.tff.process import Child, ChildFailed
 from quorate.planfile import make_plan
@@ -92,11 +94,13 @@ def test_the_model_is_published_and_pulled_as_any_other(tmp_path):
     )
 
 
-def test_a_process_with_noise_is_charged_and_stops_at_its_budget():
+def test_a_process_with_noise_is_charged_and_stops_at_its_budget(tmp_path):
     settings = {"clip_norm": 0.5, "noise_multiplier": 2.0, "clients_per_round": 6.0}
     plan = the_plan(**with_process("dp_fed_avg", delta=1e-3, **settings))
-    done = run(plan)
+    done = run(plan, state=tmp_path)
     assert done.epsilon is not None
+    told = CliRunner().invoke(privacy.app, ["spent", "--state", str(tmp_path), "--json"])
+    assert json.loads(told.stdout)["rows"][0]["epsilon_released"] == done.epsilon.released
     assert done.epsilon.server == np.inf
     assert done.epsilon.delta == 1e-3
     # Two Gaussians with z = 2 are one with μ = √2 / 2 (Dong, Roth, Su 2022): ε at δ by Balle and Wang 2018.
