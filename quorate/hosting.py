@@ -348,7 +348,7 @@ class _HostedRun:
                     self._end(STOPPED, "")
                 except QuorateError as error:
                     self._end("failed", str(error))
-                except Exception as error:
+                except Exception as error:  # a task's own, of whatever kind: the other runs go on
                     log.exception("the run failed")
                     self._end("failed", f"{type(error).__name__}: {error}")
                 return

@@ -82,7 +82,7 @@ def serve(connection: socket.socket, path: str) -> None:
             answer = pack(*application.do(words, arrays))
         except MemoryError:
             answer = pack({"failed": "memory"}, {})
-        except Exception as error:
+        except Exception as error:  # the application's own: a failed training, not a dead child
             traceback.print_exc()
             answer = pack({"failed": "error", "error": f"{type(error).__name__}: {error}"[:1000]}, {})
         for piece in answer:
