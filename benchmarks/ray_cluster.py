@@ -51,6 +51,7 @@ def measured(rounds: int) -> list[Row]:
 
 @contextlib.contextmanager
 def two_nodes() -> Iterator[str]:
+    import ray
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "object_store_memory": 1 << 30}
@@ -60,6 +61,7 @@ def two_nodes() -> Iterator[str]:
         cluster.wait_for_nodes()
         yield cluster.address
     finally:
+        ray.shutdown()  # a cluster doesn't take away the node that this process is connected to
         cluster.shutdown()
 
 
