@@ -6,7 +6,7 @@ import datetime
 import threading
 import tomllib
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 
 import quorate as q
 from quorate.coordination import Addresses, CoordinatorProcess
-from quorate.errors import PlanError
+from quorate.errors import IdentityRefused, PlanError
 from quorate.identity import Holder, Role, Root, Token
 from quorate.identity.membership import utc_now
 from quorate.identity.remote import RemoteAuthority
@@ -118,6 +118,34 @@ def test_a_revoked_device_is_turned_away_and_its_live_stream_ends(
     service.StopRun(pb.RunRequest(run=run))
 
 
+def test_the_log_says_which_device_was_refused(
+    process: CoordinatorProcess, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the certificate that it showed: whatever it calls itself, and before it has said anything."""
+    holder = enrolled(process, folder, tmp_path / "device")
+    caplog.set_level("INFO", "quorate.server")
+
+    def refused(keys: Holder, **check_in: object) -> Mapping[str, object]:
+        caplog.clear()
+        with Conversation(process.ports["devices"], keys, **check_in) as stream:
+            stream.say(b"no check-in")
+            with pytest.raises(grpc.RpcError):
+                stream.read()
+        (found,) = (vars(each) for each in caplog.records if each.getMessage() == "a stream was refused")
+        return found
+
+    assert refused(holder)["device"] == holder.name
+    operator = Holder(folder / "operator")
+    assert refused(operator, device="somebody else")["device"] == operator.name
+    operated(process, folder).Revoke(pb.RevokeRequest(device=holder.name, reason="lost"))
+    assert refused(holder, device="somebody else")["device"] == holder.name
+    caplog.clear()
+    with pytest.raises(IdentityRefused, match="revoked: lost"):
+        RemoteAuthority(f"localhost:{process.ports['enrolment']}", holder.root).renew(holder, utc_now())
+    (renewal,) = (vars(each) for each in caplog.records if "renewal" in each.getMessage())
+    assert (renewal["device"], renewal["reason"]) == (holder.name, f"{holder.name} is revoked: lost")
+
+
 def test_a_device_that_withdraws_is_in_no_round_from_then_on(
     process: CoordinatorProcess, folder: Path, tmp_path: Path
 ) -> None:
@@ -171,13 +199,15 @@ def test_a_revocation_by_another_process_ends_a_live_stream(
 
 
 def test_a_device_can_not_operate_and_an_operator_is_no_device(
-    process: CoordinatorProcess, folder: Path, tmp_path: Path
+    process: CoordinatorProcess, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     holder = enrolled(process, folder, tmp_path / "device")
     stub = AdminServiceStub(connected(process.ports["admin"], holder))
     with pytest.raises(grpc.RpcError) as refused:
         stub.ListRuns(pb.ListRunsRequest())
     assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    (logged,) = (vars(each) for each in caplog.records if each.getMessage() == "who asks is no operator")
+    assert holder.name in logged["reason"]
     with Conversation(process.ports["devices"], Holder(folder / "operator"), device="") as stream:
         with pytest.raises(grpc.RpcError) as turned:
             stream.read()

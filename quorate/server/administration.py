@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -17,6 +18,8 @@ from quorate.errors import PlanError, QuorateError
 from quorate.wire import admin_pb2 as pb
 
 __all__ = ["ADMIN", "Enroller", "HostedRuns", "RunEvent", "RunState", "admin_methods"]
+
+log = logging.getLogger(__name__)
 
 ADMIN = "quorate.v1.AdminService"
 
@@ -135,6 +138,7 @@ def admin_methods(
         try:
             may(context)
         except QuorateError as refused:
+            log.warning("who asks is no operator", extra={"reason": str(refused)})
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(refused))
         try:
             return await asyncio.get_running_loop().run_in_executor(None, asked)

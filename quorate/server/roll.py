@@ -53,7 +53,7 @@ class Roll:
             fresh = list(self._log.revoked().items())[known:]
             listeners = list(self._listeners)
         for name, reason in fresh:
-            log.info("%s is revoked: %s", name, reason)
+            log.info("a party is revoked", extra={"device": name, "reason": reason})
             for listener in listeners:
                 listener(name, reason)
 

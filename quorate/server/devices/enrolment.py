@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
 
 from quorate.errors import IdentityRefused, StateError
-from quorate.identity import Role, Withdrawal
+from quorate.identity import Certificate, Role, Withdrawal, read_request
 from quorate.rounds import Member
 from quorate.server.authority import Authority
 from quorate.server.devices.service import DeviceRefused
@@ -61,20 +62,23 @@ class EnrolmentService:
 
     async def enrol(self, request: pb.EnrolRequest, context: Any) -> pb.EnrolReply:
         """A device's first certificate."""
-        made = await self._answer(context, self._authority.enrol, request.token, request.request)
+        who = partial(_asks, request.request)
+        made = await self._answer(context, self._authority.enrol, request.token, request.request, who=who)
         log.info("a device is enrolled", extra={"device": made.name})
         return pb.EnrolReply(certificate=made.der, service=self._service)
 
     async def renew(self, request: pb.RenewRequest, context: Any) -> pb.EnrolReply:
         """A fresh certificate."""
-        made = await self._answer(context, self._authority.renew, request.request)
+        who = partial(_asks, request.request)
+        made = await self._answer(context, self._authority.renew, request.request, who=who)
         log.info("a certificate is renewed", extra={"device": made.name})
         return pb.EnrolReply(certificate=made.der, service=self._service)
 
     async def withdraw(self, request: pb.WithdrawRequest, context: Any) -> pb.WithdrawReply:
         """A device leaves."""
         word = Withdrawal(request.identity, request.signature)
-        await self._answer(context, self._authority.withdraw, word)
+        who = partial(word.verify, self._authority.root.fingerprint)
+        await self._answer(context, self._authority.withdraw, word, who=who)
         return pb.WithdrawReply()
 
     async def log(self, request: pb.LogRequest, context: Any) -> AsyncIterator[pb.LogReply]:
@@ -91,11 +95,14 @@ class EnrolmentService:
         signed = pb.LogHead(size=head.size, hash=head.hash, at=head.at.isoformat(), signature=head.signature)
         yield pb.LogReply(head=signed)
 
-    async def _answer(self, context: Any, ask: Callable[..., Result], *arguments: Any) -> Result:
+    async def _answer(
+        self, context: Any, ask: Callable[..., Result], *arguments: Any, who: Callable[[], Member] = str
+    ) -> Result:
         try:
             return await asyncio.to_thread(ask, *arguments)
         except IdentityRefused as refused:
-            log.info("an enrolment, a renewal or a withdrawal is refused", extra={"reason": str(refused)})
+            extra = {"device": await asyncio.to_thread(_proven, who), "reason": str(refused)}
+            log.info("an enrolment, a renewal or a withdrawal is refused", extra=extra)
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(refused))
             raise AssertionError("abort raises") from refused
         except StateError as error:  # the disk is full, say: nothing was written, and nothing is given out
@@ -118,6 +125,13 @@ class CertifiedDoor:
         """The device's name; what it calls itself does not matter."""
         return certified(context, self._roll, Role.DEVICE)
 
+    def named(self, context: Any, claimed: str) -> Member:
+        """Whose certificate was shown; TLS has seen that it is the authority's."""
+        try:
+            return Certificate.read(_shown(context)).name
+        except IdentityRefused:
+            return ""
+
 
 def certified(context: Any, roll: Roll, role: Role) -> str:
     """The name of who is at the other end of a connection with mutual TLS.
@@ -125,13 +139,32 @@ def certified(context: Any, roll: Roll, role: Role) -> str:
     Raises:
         DeviceRefused: it showed no certificate, or one that is not acceptable in that role.
     """
-    (pem,) = context.auth_context().get("x509_pem_cert", [b""])
+    pem = _shown(context)
     if not pem:
         raise DeviceRefused("no certificate was shown")
     try:
         return roll.check(pem, role).name
     except IdentityRefused as refused:
         raise DeviceRefused(str(refused)) from refused
+
+
+def _shown(context: Any) -> bytes:
+    """The certificate of who is at the other end, PEM; empty if there is none."""
+    (pem,) = context.auth_context().get("x509_pem_cert", [b""])
+    return bytes(pem)
+
+
+def _asks(request: bytes) -> Member:
+    """Who asks for a certificate, if the request proves it."""
+    return read_request(request).name
+
+
+def _proven(who: Callable[[], Member]) -> Member:
+    """Who asked, for the log; empty where that is not proven."""
+    try:
+        return who()
+    except IdentityRefused:
+        return ""
 
 
 def _unary(method: Any, request: Any) -> Any:

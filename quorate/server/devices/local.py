@@ -26,6 +26,10 @@ class LocalDoor:
             )
         return claimed
 
+    def named(self, context: Any, claimed: str) -> Member:
+        """What the device calls itself, if that is a name."""
+        return claimed if _NAME.fullmatch(claimed) else ""
+
 
 def check_local(address: str) -> None:
     """Refuses to listen without TLS where others could come.

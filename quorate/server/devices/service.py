@@ -63,6 +63,10 @@ class Door(Protocol):
         """
         ...
 
+    def named(self, context: Any, claimed: str) -> Member:
+        """Whom a stream that is refused is from, for the log; empty where nothing says so. Raises nothing."""
+        ...
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -167,7 +171,8 @@ class DeviceService:
             if stream is not None:
                 await self._serve(context, stream)
         except _Ended as ended:
-            log.info("a stream was refused", extra={"reason": str(ended), "device": ended.device})
+            device = self._door.named(context, ended.claimed)
+            log.info("a stream was refused", extra={"reason": str(ended), "device": device})
             self.metrics.refusals.labels(ended.kind).inc()
             await context.abort(ended.code, str(ended))
         finally:
@@ -184,7 +189,8 @@ class DeviceService:
             try:
                 device = self._door.device(context, check_in.device)
             except DeviceRefused as refused:
-                raise _Ended("identity", str(refused), grpc.StatusCode.PERMISSION_DENIED) from refused
+                denied = grpc.StatusCode.PERMISSION_DENIED
+                raise _Ended("identity", str(refused), denied, check_in.device) from refused
             if version(check_in.versions) is None:
                 accepted = ", ".join(map(str, VERSIONS))
                 reason = f"this coordinator speaks version {accepted} of the device protocol"
@@ -223,7 +229,8 @@ class DeviceService:
         if not isinstance(content, pb.CheckIn):
             raise _Ended("check-in", "a stream begins with a check-in")
         if len(content.tasks) > _MOST_TASKS or len(content.undecided) > _MOST_UNDECIDED:
-            raise _Ended("check-in", f"at most {_MOST_TASKS} tasks and {_MOST_UNDECIDED} undecided rounds")
+            most = f"at most {_MOST_TASKS} tasks and {_MOST_UNDECIDED} undecided rounds"
+            raise _Ended("check-in", most, claimed=content.device)
         return content
 
     def _stream(self, device: Member, check_in: pb.CheckIn) -> Stream:
@@ -336,14 +343,21 @@ class DeviceService:
 
 
 class _Ended(Exception):
-    """A stream that ends before the device waits."""
+    """A stream that ends before the device waits.
+
+    Args:
+        kind: for the metrics.
+        reason: in words.
+        code: that the device gets.
+        claimed: what the device calls itself, as far as it has said so.
+    """
 
     def __init__(
         self,
         kind: str,
         reason: str,
         code: grpc.StatusCode = grpc.StatusCode.INVALID_ARGUMENT,
-        device: Member = "",
+        claimed: str = "",
     ):
         super().__init__(reason)
-        self.kind, self.code, self.device = kind, code, device
+        self.kind, self.code, self.claimed = kind, code, claimed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 from collections.abc import Iterator
@@ -68,6 +69,27 @@ def test_a_device_without_a_name_is_refused(served: Served) -> None:
         with Conversation(served.port, device=name) as stream, pytest.raises(grpc.RpcError) as refused:
             stream.read()
         assert code(refused) is grpc.StatusCode.PERMISSION_DENIED
+
+
+@pytest.mark.parametrize(
+    ("check_in", "reason", "named"),
+    [
+        ({"device": "d1", "versions": [99]}, "speaks version 1", "d1"),
+        ({"device": "d1", "tasks": ["x"] * 300}, "at most 256 tasks", "d1"),
+        ({"device": "no name"}, "a device names itself", ""),
+        ({}, "a stream begins with a check-in", ""),
+    ],
+)
+def test_a_refusal_is_logged_with_the_device_where_it_is_known(
+    served: Served, caplog: pytest.LogCaptureFixture, check_in: dict[str, object], reason: str, named: str
+) -> None:
+    caplog.set_level("INFO", "quorate.server.devices.service")
+    with Conversation(served.port, **check_in) as stream, contextlib.suppress(grpc.RpcError):
+        stream.say(b"no check-in")
+        stream.read()
+    (refused,) = (each for each in caplog.records if "refused" in each.getMessage())
+    assert reason in refused.reason
+    assert refused.device == named
 
 
 def test_of_a_device_that_joins_twice_the_newer_stream_wins(served: Served) -> None:
