@@ -28,8 +28,9 @@ from quorate.identity.membership import utc_now
 from quorate.identity.requests import alternative_names
 from quorate.server.database import connect, reading, writing
 from quorate.server.issuing import Issuer, Validity
+from quorate.server.migrating import RECORDS, upgrade
 from quorate.server.roll import Roll
-from quorate.server.schema import AUTHORITY, LOG, PARTIES, TOKENS, sa
+from quorate.server.schema import LOG, PARTIES, TOKENS, sa
 
 __all__ = ["Authority", "IssuedToken", "Party"]
 
@@ -83,6 +84,7 @@ class Authority:
 
     Raises:
         IdentityRefused: there is none in the folder, or it can't be used.
+        StateError: its records can't be used, or a newer version of Quorate wrote them.
     """
 
     def __init__(
@@ -100,8 +102,7 @@ class Authority:
             raise IdentityRefused(f"the authority's key can't be read: {error}") from error
         self._issuer = Issuer.load(key_pem, self.root, validity or Validity())
         self._engine = connect(folder / _RECORDS)
-        with writing(self._engine) as connection:
-            AUTHORITY.create_all(connection)
+        upgrade(self._engine, RECORDS)
         self.roll = Roll(self.root, clock)
         self._refreshing = threading.Lock()
         self.refresh()

@@ -60,7 +60,7 @@ class StateDatabase:
                 if url is not None:
                     self._lock_session()
                 with passing(Point.MIGRATE):
-                    migrating.upgrade(self.engine)
+                    migrating.upgrade(self.engine, migrating.STATE)
                 self._begin_term()
             else:
                 migrating.check(self.engine, self._where)

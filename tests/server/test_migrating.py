@@ -1,6 +1,7 @@
 """A fresh database and an old one come to the same tables, and nothing of an old one is lost."""
 
 import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,14 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import quorate.server.migrating as migrating
-from quorate.errors import StateError
+from quorate.errors import IdentityRefused, StateError
+from quorate.identity import Holder, Role
+from quorate.server.authority import Authority
 from quorate.server.database import connect, writing
-from quorate.server.schema import METADATA, RUNS
+from quorate.server.migrating import RECORDS, STATE
+from quorate.server.schema import AUTHORITY, METADATA, RUNS
 from quorate.server.store import Store, opened
+from tests.identity.authorities import HOUR, Clock, authority, device, party
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -34,14 +39,23 @@ def script() -> ScriptDirectory:
     return ScriptDirectory.from_config(config)
 
 
+def versions(history: migrating.History) -> list[str]:
+    """All of a history, the newest first."""
+    return [revision.revision for revision in script().iterate_revisions(history.head, "base")]
+
+
+def migrated_to(connection: sa.Connection, version: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(migrating.MIGRATIONS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, version)
+
+
 def at_version(where: tuple[Path, str | None], version: str) -> None:
     """A database as an earlier version left it, with a run and a round."""
     engine = engine_of(where)
-    config = Config()
-    config.set_main_option("script_location", str(migrating.MIGRATIONS))
     with writing(engine) as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, version)
+        migrated_to(connection, version)
         connection.execute(
             RUNS.insert().values(
                 id="ada",
@@ -75,11 +89,12 @@ def tables(where: tuple[Path, str | None]) -> dict[str, object]:
     return described
 
 
-def test_the_newest_migration_is_the_one_that_the_code_names() -> None:
-    assert script().get_heads() == [migrating.HEAD]
+def test_the_newest_migrations_are_those_that_the_code_names() -> None:
+    assert sorted(script().get_heads()) == sorted([STATE.head, RECORDS.head])
+    assert not set(versions(STATE)) & set(versions(RECORDS))
 
 
-@pytest.mark.parametrize("version", [revision.revision for revision in script().walk_revisions()])
+@pytest.mark.parametrize("version", versions(STATE))
 def test_an_old_database_comes_to_what_a_fresh_one_has(where, version: str, tmp_path: Path, request) -> None:
     at_version(where, version)
     Store(where[0], database=where[1]).close()
@@ -92,7 +107,7 @@ def test_an_old_database_comes_to_what_a_fresh_one_has(where, version: str, tmp_
     engine.dispose()
 
 
-@pytest.mark.parametrize("version", [revision.revision for revision in script().walk_revisions()])
+@pytest.mark.parametrize("version", versions(STATE))
 def test_nothing_of_an_old_database_is_lost(where, version: str) -> None:
     at_version(where, version)
     with contextlib.closing(Store(where[0], database=where[1])) as store:
@@ -153,3 +168,76 @@ def test_looking_into_an_empty_database_makes_nothing(where) -> None:
     with pytest.raises(StateError, match="there is no state in"), opened(*where):
         pass
     assert tables(where) == {}
+
+
+# --- an authority's records
+
+
+OF_AN_AUTHORITY = {
+    "tokens": {"digest": b"d", "note": "n", "created": "c", "expires": "e", "used": "u", "party": "ada"},
+    "parties": {
+        "name": "ada", "place": 0, "role": "device", "hosts": "", "note": "n", "enrolled": "e", "expires": "x",
+        "revoked": "lost",
+    },
+    "log": {"place": 0, "content": b"c", "hash": b"h"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["migrated", "older than the migrations"])
+@pytest.mark.parametrize("version", versions(RECORDS))
+def test_old_records_come_to_what_fresh_ones_have_and_nothing_is_lost(
+    where, version: str, named: bool, tmp_path: Path, request
+) -> None:
+    engine = engine_of(where)
+    with writing(engine) as connection:
+        migrated_to(connection, version)
+        for table, row in OF_AN_AUTHORITY.items():
+            connection.execute(sa.insert(sa.table(table, *map(sa.column, row))).values(**row))
+        if not named:
+            connection.exec_driver_sql("DROP TABLE alembic_version")
+    migrating.upgrade(engine, RECORDS)
+    fresh = (tmp_path / "fresh", None if where[1] is None else request.getfixturevalue("postgresql").fresh())
+    fresh[0].mkdir()
+    made = engine_of(fresh)
+    migrating.upgrade(made, RECORDS)
+    made.dispose()
+    assert tables(where) == tables(fresh)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), AUTHORITY) == []
+        for name, table in AUTHORITY.tables.items():
+            (row,) = connection.execute(sa.select(table)).mappings()
+            assert OF_AN_AUTHORITY[name].items() <= row.items()
+    engine.dispose()
+
+
+def test_an_authority_that_is_older_than_the_migrations_goes_on(tmp_path: Path) -> None:
+    clock, folder = Clock(), tmp_path / "authority"
+    before = authority(folder, clock)
+    enrolled, left = device(tmp_path / "enrolled", before), device(tmp_path / "left", before)
+    party(tmp_path / "operator", before, Role.OPERATOR)
+    before.revoke(left.name, "lost")
+    unused = before.token(HOUR).text
+    parties, head = before.parties(), before.head()
+    before.close()
+    with contextlib.closing(sqlite3.connect(folder / "authority.sqlite")) as records:
+        records.execute("DROP TABLE alembic_version")
+    after = Authority(folder, clock=clock)
+    assert (after.parties(), after.head().hash) == (parties, head.hash)
+    assert after.roll.check(enrolled.certificate, Role.DEVICE).name == enrolled.name
+    with pytest.raises(IdentityRefused, match="is revoked"):
+        after.roll.check(left.certificate, Role.DEVICE)
+    fresh = Holder.create(tmp_path / "fresh", after.root)
+    after.enrol(unused, fresh.request())
+    assert after.head().size == head.size + 1
+    after.close()
+    with contextlib.closing(sqlite3.connect(folder / "authority.sqlite")) as records:
+        assert records.execute("SELECT version_num FROM alembic_version").fetchall() == [(RECORDS.head,)]
+
+
+def test_an_authority_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "authority"
+    authority(folder, Clock()).close()
+    with contextlib.closing(sqlite3.connect(folder / "authority.sqlite")) as records, records:
+        records.execute("UPDATE alembic_version SET version_num = 'authority_999'")
+    with pytest.raises(StateError, match="by a newer version of Quorate"):
+        Authority(folder)

@@ -1,1 +1,1 @@
-"""Alembic's migrations of the coordinator's database: one file a change, in `versions/`; `env.py` runs them."""
+"""Alembic's migrations of a coordinator's state and an authority's records: one file a change; `env.py` runs them."""
