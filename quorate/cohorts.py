@@ -88,6 +88,11 @@ class Rounds(Section):
         """How many members are drawn, expected."""
         return math.ceil(round(self.over_selection * self.cohort, 6))
 
+    @property
+    def smallest_population(self) -> int:
+        """Of which such cohorts can be drawn, the largest too if it is said."""
+        return max(self.largest_cohort or 1, self.drawn, (self.separation or 1) * self.cohort)
+
 
 class Summing(Section):
     """What every way to sum has.

@@ -185,8 +185,9 @@ def check_terms(terms: Terms, assignment: Assignment) -> None:
         PolicyRefused: the bounds, the rule, the numbers of DP-SGD or the layout of the parameters differ from the
             terms'.
     """
-    largest = terms.rounds.largest_cohort
-    if largest is None or terms.bounds(largest) != assignment.bounds:
+    # A member is not told how large the population is, and the bounds of resolved terms do not depend on it.
+    rounds = terms.rounds
+    if rounds.largest_cohort is None or terms.bounds(rounds.smallest_population) != assignment.bounds:
         raise PolicyRefused(f"the cohort's bounds, {assignment.bounds}, are not those of the terms", "bounds")
     strategy = terms.strategy.resolve()
     if assignment.broadcast.instruction.rule != strategy.local.name:

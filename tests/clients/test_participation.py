@@ -181,6 +181,19 @@ def test_a_member_declines_bounds_that_are_not_those_of_the_terms(lie, states):
     assert not client.instructions
 
 
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        {"sampling": "fixed", "over_selection": 1.5},
+        {"sampling": "separated", "separation": 4},
+        {"sampling": "poisson", "largest_cohort": 20},
+    ],
+)
+def test_a_member_finds_the_bounds_in_the_terms_however_its_cohort_was_drawn(drawn, states):
+    made = resolved(rounds={"count": 3, "cohort": 8, **drawn})
+    assert isinstance(answer(member(states, made), assignment_of(made)), frames.SumMessage)
+
+
 def test_a_member_declines_terms_that_leave_the_bounds_open(states):
     open_ended = plan(privacy=GAUSSIAN, secure_aggregation=SECAGG)
     said = answer(member(states, open_ended), assignment_of(open_ended))
