@@ -75,13 +75,13 @@ class QuorumNotReached(QuorateError):
         phase: the phase of the round in which the quorum was lost.
         present: how many members were left.
         needed: how many are needed.
+        lost: where the others are, in words, as far as it is known.
     """
 
-    def __init__(self, phase: str, present: int, needed: int):
+    def __init__(self, phase: str, present: int, needed: int, lost: str = ""):
         self.phase, self.present, self.needed = phase, present, needed
-        super().__init__(
-            f"the round is not quorate: {present} members were left after '{phase}', {needed} are needed"
-        )
+        text = f"the round is not quorate: {present} members were left after '{phase}', {needed} are needed"
+        super().__init__(f"{text}; lost: {lost}" if lost else text)
 
 
 class RoundsAborted(QuorateError):

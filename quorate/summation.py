@@ -21,6 +21,7 @@ __all__ = [
     "ClientSum",
     "Exposure",
     "Journal",
+    "Loss",
     "Lost",
     "Message",
     "Outgoing",
@@ -103,12 +104,29 @@ class Message:
     data: bytes
 
 
+class Loss(enum.StrEnum):
+    """Why a member is out of a round."""
+
+    LATE = "late"
+    GONE = "gone"
+    VIOLATION = "broke the protocol"
+    DECLINED = "declined"
+    SPARE = "not needed"
+
+
 @dataclass(frozen=True)
 class Lost:
-    """A member that will not answer any more in this round."""
+    """A member that will not answer any more in this round.
+
+    Args:
+        member: which one.
+        reason: in words.
+        loss: why, to be counted.
+    """
 
     member: Member
     reason: str = "connection lost"
+    loss: Loss = Loss.GONE
 
 
 class Transport(Protocol):

@@ -6,11 +6,13 @@ first few, so that nobody can grow the coordinator's memory by inventing new one
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from quorate.errors import MissingExtra
 from quorate.server.coordinator import RoundReport
 from quorate.server.remote import Watch
+from quorate.summation import Loss
 
 try:
     from prometheus_client import (
@@ -51,7 +53,9 @@ class Metrics(Watch):
         self.refusals = of(Counter, "refusals", "Streams that the coordinator refused", "reason")
         self.declines = of(Counter, "declines", "Assignments that devices declined", "run", "reason")
         self.rounds = of(Counter, "rounds", "Rounds, by outcome", "run", "outcome")
-        self.drops = of(Counter, "drops", "Members lost in a round, by phase", "run", "phase")
+        self.drops = of(
+            Counter, "drops", "Members lost in a round, by phase and why", "run", "phase", "reason"
+        )
         self.phase_seconds = of(
             Histogram, "phase_seconds", "How long a phase of a sum took", "run", "phase", buckets=_SECONDS
         )
@@ -71,11 +75,11 @@ class Metrics(Watch):
 
     # --- see `quorate.server.remote.Watch`
 
-    def closed(self, run: str, phase: str, seconds: float, lost: int) -> None:
+    def closed(self, run: str, phase: str, seconds: float, lost: Mapping[Loss, int]) -> None:
         """Counts a phase of a sum."""
         self.phase_seconds.labels(run, phase).observe(seconds)
-        if lost:
-            self.drops.labels(run, phase).inc(lost)
+        for loss, count in lost.items():
+            self.drops.labels(run, phase, loss.value).inc(count)
 
     def declined(self, run: str, code: str) -> None:
         """Counts a refusal by its code; the codes are the devices' own words."""

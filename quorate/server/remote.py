@@ -18,7 +18,7 @@ from quorate.fleets import Ability, Enrolment, Identities, Population
 from quorate.rounds import Assignment, Close, Closed, Deadlines, Member, Outcome
 from quorate.server.faults import Point, passing
 from quorate.server.sessions import drive
-from quorate.summation import Lost, Message, Sink, Summation, Transport
+from quorate.summation import Loss, Lost, Message, Sink, Summation, Transport
 from quorate.wire import frames
 
 __all__ = ["RemoteFleet", "Watch"]
@@ -27,7 +27,7 @@ __all__ = ["RemoteFleet", "Watch"]
 class Watch:
     """Is told what happens in a round while it happens, and does nothing with it; see `quorate.server.metrics`."""
 
-    def closed(self, run: str, phase: str, seconds: float, lost: int) -> None:
+    def closed(self, run: str, phase: str, seconds: float, lost: Mapping[Loss, int]) -> None:
         """A phase of the sum ended."""
 
     def declined(self, run: str, code: str) -> None:
@@ -133,7 +133,7 @@ class _Framed:
         try:
             frame = frames.decode(event.data)
         except ProtocolViolation as violation:
-            return Lost(event.member, str(violation))
+            return Lost(event.member, str(violation), Loss.VIOLATION)
         if (frame.run, frame.round) != (self._run, self._round):
             return None  # late: it belongs to a round that is over
         match frame:
@@ -142,5 +142,5 @@ class _Framed:
             case frames.Decline(code=code, reason=reason):
                 self.refused[code] += 1
                 self._watch.declined(self._run, code)
-                return Lost(event.member, reason)
-        return Lost(event.member, f"a {type(frame).__name__} is not for a coordinator")
+                return Lost(event.member, reason, Loss.DECLINED)
+        return Lost(event.member, f"a {type(frame).__name__} is not for a coordinator", Loss.VIOLATION)

@@ -9,18 +9,19 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from quorate.errors import ProtocolViolation
+from quorate.errors import ProtocolViolation, QuorumNotReached
 from quorate.rounds import Close, Deadlines, Member
 from quorate.server.faults import Point, passing
-from quorate.summation import Journal, Lost, ServerSum, Transport
+from quorate.summation import Journal, Loss, Lost, ServerSum, Transport
 
 __all__ = ["drive"]
 
 log = logging.getLogger(__name__)
 
 ALL = Close()
+_MOST_NAMED = 20
 
 
 def drive(
@@ -30,7 +31,7 @@ def drive(
     deadlines: Deadlines,
     journal: Journal,
     close: Close = ALL,
-    closed: Callable[[str, float, int], None] = lambda phase, seconds, lost: None,
+    closed: Callable[[str, float, Mapping[Loss, int]], None] = lambda phase, seconds, lost: None,
 ) -> Counter[str]:
     """Runs one sum to its end.
 
@@ -41,7 +42,8 @@ def drive(
         deadlines: `training_s` for the first phase (training happens in it), `phase_s` for each other.
         journal: told before anything can be revealed.
         close: after how many answers the first phase ends; who is late for it is lost, however soon it would come.
-        closed: told of every phase that ended, how long it took in seconds, and how many members were lost in it.
+        closed: told of every phase that ended, how long it took in seconds, and how many members were lost in it,
+            by why.
 
     Returns:
         How many members were lost, by the phase in which their answer is missing. A member that breaks the protocol
@@ -51,7 +53,8 @@ def drive(
         QuorumNotReached: too few were left in some phase.
     """
     lost: Counter[str] = Counter()
-    gone: set[Member] = set()
+    why: Counter[Loss] = Counter()
+    gone: dict[Member, Loss] = {}
     outgoing = half.begin(members)
     timeout_s, revealing, enough = deadlines.training_s, False, close.after
     while not half.done:
@@ -62,55 +65,58 @@ def drive(
             if message.member not in gone:
                 with passing(Point.SEND_SUM, half.phase):
                     transport.send(message.member, message.data)
-        phase, awaited, began = half.phase, len(half.awaited), time.monotonic()
-        answered = _gather(half, transport, began + timeout_s, gone, enough)
-        lost[phase] += awaited - answered
-        closed(phase, time.monotonic() - began, awaited - answered)
-        outgoing = half.advance()
+        phase, began = half.phase, time.monotonic()
+        missing = _gather(half, transport, began + timeout_s, gone, enough)
+        lost[phase] += missing.total()
+        why += missing
+        closed(phase, time.monotonic() - began, missing)
+        try:
+            outgoing = half.advance()
+        except QuorumNotReached as shortage:
+            words = ", ".join(f"{count} {loss}" for loss, count in why.items())
+            raise QuorumNotReached(shortage.phase, shortage.present, shortage.needed, words) from shortage
         timeout_s, enough = deadlines.phase_s, None
     return +lost
 
 
 def _gather(
-    half: ServerSum, transport: Transport, deadline: float, gone: set[Member], enough: int | None
-) -> int:
-    """Takes this phase's messages until nobody more is needed or the deadline passes; returns how many answered."""
-    answered = 0
-    for member in gone.intersection(half.awaited):
+    half: ServerSum, transport: Transport, deadline: float, gone: dict[Member, Loss], enough: int | None
+) -> Counter[Loss]:
+    """Takes this phase's messages until nobody more is needed or its deadline passes; says why others are missing."""
+    answered, missing = 0, Counter[Loss]()
+
+    def lose(member: Member, loss: Loss) -> None:
+        missing[gone.setdefault(member, loss)] += member in half.awaited
         half.lose(member)
+
+    for member in gone.keys() & half.awaited:
+        lose(member, gone[member])
     while half.awaited:
         if answered == enough:
-            _give_up(half, gone)
+            for member in list(half.awaited):
+                lose(member, Loss.SPARE)
             break
         event = transport.receive(max(0.0, deadline - time.monotonic()))
         if event is None or event.member in gone:
             if time.monotonic() < deadline:
                 continue
-            count = len(half.awaited)
-            log.info("a phase closed at its deadline without %d members", count, extra={"phase": half.phase})
-            _give_up(half, gone)
+            late = list(half.awaited)
+            extra = {"phase": half.phase, "fields": {"devices": late[:_MOST_NAMED]}}
+            log.info("a phase closed at its deadline without %d members", len(late), extra=extra)
+            for member in late:
+                lose(member, Loss.LATE)
         elif isinstance(event, Lost):
             if event.member in half.awaited:
                 _log_loss(logging.INFO, half, event.member, event.reason)
-            gone.add(event.member)
-            half.lose(event.member)
+            lose(event.member, event.loss)
         else:
             try:
                 half.receive(event.member, event.data)
                 answered += 1
             except ProtocolViolation as violation:
                 _log_loss(logging.WARNING, half, event.member, str(violation))
-                gone.add(event.member)
-                half.lose(event.member)
-    return answered
-
-
-def _give_up(half: ServerSum, gone: set[Member]) -> None:
-    """Nobody who is still awaited is heard any more."""
-    late = list(half.awaited)
-    for member in late:
-        half.lose(member)
-    gone.update(late)
+                lose(event.member, Loss.VIOLATION)
+    return +missing
 
 
 def _log_loss(level: int, half: ServerSum, member: Member, reason: str) -> None:

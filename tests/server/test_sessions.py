@@ -13,7 +13,7 @@ from quorate.randomness import Randomness
 from quorate.rounds import Close, CohortBounds, Deadlines
 from quorate.server.sessions import drive
 from quorate.simulations.transport import InProcess
-from quorate.summation import Lost, Message, Outgoing, SumSession
+from quorate.summation import Loss, Lost, Message, Outgoing, SumSession
 from quorate.sums import DirectSummation, RunningSum
 
 LENGTH = 6
@@ -122,6 +122,41 @@ def test_a_sum_below_the_quorum_is_not_made(kind):
         drive(summation(kind, journal).server(sink), transport, MEMBERS, PATIENT, journal)
     assert (shortage.value.present, shortage.value.needed) == (5, 6)
     assert kind == "plain" or sink.result().survivors == ()
+
+
+@pytest.mark.parametrize(
+    ("instead", "loss", "deadlines"),
+    [
+        ([], Loss.LATE, QUICK),
+        ([Lost("client-3")], Loss.GONE, PATIENT),
+        ([Lost("client-3", "not me", Loss.DECLINED)], Loss.DECLINED, PATIENT),
+        ([Message("client-3", b"garbage")], Loss.VIOLATION, PATIENT),
+    ],
+)
+def test_it_is_told_why_members_are_lost_once_each(instead, loss, deadlines):
+    journal, told = Diary(), []
+    inner = InProcess(halves("secagg", journal), {})
+    transport = Tampered(inner, lambda event: instead if event.member == "client-3" else [event])
+    sink = RunningSum(LENGTH, np.dtype(np.uint32))
+    half = summation("secagg", journal).server(sink)
+    lost = drive(half, transport, MEMBERS, deadlines, journal, closed=lambda *event: told.append(event[::2]))
+    assert lost == {"advertise": 1}
+    assert told[0] == ("advertise", {loss: 1})
+    assert not any(missing for _, missing in told[1:])
+
+
+def test_a_sum_below_the_quorum_says_where_the_others_are():
+    journal = Diary()
+    refuse = {"client-0": Loss.DECLINED, "client-1": Loss.DECLINED, "client-2": Loss.VIOLATION}
+    refuse |= dict.fromkeys(MEMBERS[3:5], Loss.GONE)
+
+    def change(event):
+        return [Lost(event.member, "", refuse[event.member])] if event.member in refuse else [event]
+
+    with pytest.raises(QuorumNotReached) as shortage:
+        run(wrap=lambda inner: Tampered(inner, change), journal=journal)
+    said = str(shortage.value).partition("; lost: ")[2].split(", ")
+    assert sorted(said) == ["1 broke the protocol", "2 declined", "2 gone"]
 
 
 def test_a_quorum_that_is_lost_before_unmasking_leaves_the_journal_unwritten():
@@ -440,5 +475,5 @@ def test_once_enough_have_reported_the_others_are_too_late(kind, phase):
     assert lost == {phase: 3}
     assert sorted(sink.result().survivors) == MEMBERS[:7]
     np.testing.assert_array_equal(sink.result().sums[0], total(MEMBERS[:7]))
-    assert seen[0] == (phase, 3)
-    assert all(count == 0 for _, count in seen[1:])
+    assert seen[0] == (phase, {Loss.SPARE: 3})
+    assert not any(missing for _, missing in seen[1:])

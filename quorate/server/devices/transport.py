@@ -12,12 +12,19 @@ from collections.abc import Mapping
 
 from quorate.rounds import Member
 from quorate.server.devices.streams import Outgoing, Stream
-from quorate.summation import Lost, Message
+from quorate.summation import Loss, Lost, Message
 
 __all__ = ["StreamTransport"]
 
 MOST_FRAMES = 16
 """That a device may send in a round; the longest protocol has five."""
+
+_LOSSES = {
+    "INVALID_ARGUMENT": Loss.VIOLATION,
+    "RESOURCE_EXHAUSTED": Loss.VIOLATION,
+    "DEADLINE_EXCEEDED": Loss.LATE,
+}
+"""By the code that its stream was ended with."""
 
 
 class StreamTransport:
@@ -95,7 +102,8 @@ class StreamTransport:
 
     def lose(self, stream: Stream, reason: str) -> None:
         """The stream is over."""
-        self._events.put((stream, Lost(stream.device, reason)))
+        loss = Loss.GONE if stream.ended is None else _LOSSES.get(stream.ended.code, Loss.GONE)
+        self._events.put((stream, Lost(stream.device, reason, loss)))
 
     def _used(self, stream: Stream | None) -> None:
         if stream is not None:

@@ -17,6 +17,7 @@ import socket
 import struct
 import threading
 import time
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,11 +31,13 @@ import tests.server.devices.device
 from quorate import assembly
 from quorate.logs import JsonFormatter
 from quorate.plan import FleetSection, Plan
+from quorate.planfile import format_plan, make_plan
 from quorate.result import FinishedRun
 from quorate.rounds import Assignment, Deadlines, Member, Outcome
 from quorate.server.coordinator import RoundReport
 from quorate.server.devices import Demand, DeviceFleet, Limits
 from quorate.server.devices.streams import Stream
+from quorate.summation import Loss
 from quorate.wire import device_pb2 as pb
 from quorate.wire import frames
 from tests.server.devices.device import Conversation, Device, chunks
@@ -199,19 +202,24 @@ class Byhand:
         return found
 
 
+def counted(served: Served, name: str, **labels: str) -> float:
+    """A metric, as Prometheus would scrape it."""
+    return served.service.metrics.registry.get_sample_value(f"quorate_{name}", labels) or 0.0
+
+
 @pytest.mark.parametrize(
-    "misdeed",
+    ("misdeed", "loss"),
     [
-        "floods",
-        "oversized",
-        "announces too much",
-        "never ends",
-        "too long a chunk",
-        "checks in twice",
-        "empty",
+        ("floods", Loss.VIOLATION),
+        ("oversized", Loss.VIOLATION),
+        ("announces too much", Loss.VIOLATION),
+        ("never ends", Loss.LATE),
+        ("too long a chunk", Loss.GONE),  # gRPC itself ends the stream
+        ("checks in twice", Loss.VIOLATION),
+        ("empty", Loss.VIOLATION),
     ],
 )
-def test_a_device_that_breaks_the_wire_s_rules_is_lost_alone(misdeed: str) -> None:
+def test_a_device_that_breaks_the_wire_s_rules_is_lost_alone(misdeed: str, loss: Loss) -> None:
     limits = Limits(stalled_s=0.5, slowest_bytes_per_s=1e9)
     with serving(limits) as served:
         served.start(*NAMES[1:])
@@ -243,6 +251,29 @@ def test_a_device_that_breaks_the_wire_s_rules_is_lost_alone(misdeed: str) -> No
         (round,) = found.history
         assert (round.status, round.survivors) == ("committed", COUNT - 1)
         assert round.lost == {"advertise": 1}
+        drop = {"run": found.record.id, "phase": "advertise", "reason": loss.value}
+        assert counted(served, "drops_total", **drop) == 1
+
+
+def test_the_metrics_say_what_became_of_a_round_s_members(served: Served) -> None:
+    def declines(count: int, frame: bytes) -> bytes:
+        message = frames.decode(frame)
+        return frames.encode(frames.Decline(message.run, message.round, "conditions", "not now"))
+
+    served.start(*NAMES[2:])
+    served.start(NAMES[0], said=declines)
+    served.start(NAMES[1], said=lambda count, frame: None if count == MASKED else frame)
+    found = run(Watched(served, phase_s=2.0), make(rounds=1))
+    of = {"run": found.record.id}
+    assert counted(served, "drops_total", **of, phase="advertise", reason="declined") == 1
+    assert counted(served, "drops_total", **of, phase="mask", reason="late") == 1
+    assert counted(served, "declines_total", **of, reason="conditions") == 1
+    for phase in ("advertise", "share", "mask", "unmask"):
+        assert counted(served, "phase_seconds_count", **of, phase=phase) == 1
+    assert counted(served, "phase_seconds_sum", **of, phase="mask") >= 2.0
+    model_bytes = found.model.vector.nbytes
+    assert counted(served, "sent_bytes_total") > COUNT * model_bytes
+    assert counted(served, "received_bytes_total") > (COUNT - 2) * model_bytes
 
 
 def test_a_replayed_and_a_reordered_message_are_refused_and_the_round_goes_on(served: Served) -> None:
@@ -274,6 +305,19 @@ def test_a_message_of_another_round_is_not_taken_for_this_one_s(served: Served) 
     served.start(NAMES[0], said=replays)
     found = run(Watched(served, training_s=3.0), make(rounds=2))
     assert [round.survivors for round in found.history] == [COUNT, COUNT - 1]
+
+
+def test_over_selection_closes_a_round_without_a_device_that_never_answers(served: Served) -> None:
+    """Eight are drawn for a cohort of six, and training may take ten minutes."""
+    content = tomllib.loads(format_plan(make(rounds=1)))
+    content["rounds"] |= {"cohort": 6, "over_selection": 1.3}
+    served.start(*NAMES[1:])
+    served.start(NAMES[0], said=lambda count, frame: None)
+    found = run(Watched(served, training_s=600.0), make_plan(content))
+    (round,) = found.history
+    assert (round.cohort, round.survivors, round.lost) == (COUNT, 6, {"advertise": 2})
+    spare = {"run": found.record.id, "phase": "advertise", "reason": "not needed"}
+    assert counted(served, "drops_total", **spare) == 2
 
 
 def test_a_half_open_tcp_connection_and_noise_on_the_port_disturb_nobody(served: Served) -> None:
