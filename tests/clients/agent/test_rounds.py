@@ -10,8 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from quorate.clients.agent.judgement import event_of
 from quorate.privacy.device_bound import device_example_epsilon
-from quorate.rounds import Outcome
+from quorate.rounds import Kind, Outcome
 from quorate.summation import Exposure
 from tests.clients.agent.federation import Federation, make, names, until
 
@@ -81,3 +82,27 @@ def test_agents_that_train_by_dp_sgd_keep_to_their_example_budget(federation):
     for i, name in enumerate(AGENTS):
         with federation.state(name) as state:
             assert state.trained(3600.0) == {event: 1 if i == 0 else 2}
+
+
+def test_agents_measure_a_model_in_secure_sums_that_their_budgets_count_and_one_of_them_declines(federation):
+    asked = {"metrics": {"accuracy": [0, 1]}, "slices": {"label": [0, 1, 2]}, "noise_multiplier": 0.05}
+    made = make(rounds=2, evaluation=asked)
+    federation.start(*AGENTS[1:])
+    federation.start(AGENTS[0], policy="[accept]\nevaluation = false\n")
+    found = federation.in_background(made).result()
+    assert [(round.kind, round.survivors) for round in found.history] == [
+        (Kind.FIT, 4),
+        (Kind.EVALUATE, 3),
+        (Kind.FIT, 4),
+        (Kind.EVALUATE, 3),
+    ]
+    assert federation.refused == {"evaluation": 2}
+    assert found.metrics["federated/accuracy"] > 0.8
+    assert "federated/accuracy/label=2" in found.metrics
+    terms = made.resolved(4).terms()
+    trained, measured = (event_of(own, own.bounds(4)) for own in (terms, terms.at(Kind.EVALUATE)))
+    for name in AGENTS:
+        until(lambda name=name: all(p.outcome for p in federation.past(name)), "every outcome is heard")
+        with federation.state(name) as state:
+            spent = state.spent(3600.0)
+        assert spent == ({trained: 2} if name == AGENTS[0] else {trained: 2, measured: 2})

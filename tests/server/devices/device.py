@@ -18,11 +18,13 @@ import numpy as np
 from quorate.clients.adapters.examples import Examples
 from quorate.clients.adapters.numpy_models import softmax
 from quorate.clients.participation import Participation
+from quorate.clients.slices import client_of
 from quorate.clients.states import ClientStates
 from quorate.errors import ProtocolViolation
 from quorate.fleets import Identities
 from quorate.identity import Holder, Members
 from quorate.randomness import Randomness
+from quorate.task import Task
 from quorate.wire import device_pb2 as pb
 from quorate.wire import frames
 from quorate.wire.device_pb2_grpc import DeviceServiceStub
@@ -117,7 +119,7 @@ class Device:
 
     def run(self) -> None:
         """Participation after participation."""
-        client, kept = softmax(64, 10).client(self.examples), ClientStates(self.states)
+        client, kept = client_of(Task(softmax(64, 10)), self.examples), ClientStates(self.states)
         while not self.stopped:
             try:
                 pause_s = self._participate(client, kept)

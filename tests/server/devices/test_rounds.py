@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ import pytest
 
 from quorate import assembly
 from quorate.plan import Plan
-from quorate.planfile import make_plan
+from quorate.planfile import format_plan, make_plan
 from quorate.result import FinishedRun
-from quorate.rounds import Member
+from quorate.rounds import Kind, Member
 from quorate.server.coordinator import RoundReport
 from quorate.server.devices import (
     SERVICE,
@@ -31,6 +32,7 @@ from quorate.server.devices import (
     WaitingRoom,
 )
 from quorate.server.metrics import Metrics
+from quorate.server.store import opened
 from quorate.simulations import datasets
 from quorate.simulations.datasets import FederatedDataset
 from tests.server.devices.device import Device, honest
@@ -140,3 +142,47 @@ def test_devices_learn_a_model_that_only_their_noisy_sums_made(served: Served, t
     assert [round.survivors for round in found.history] == [COUNT] * 3
     assert found.epsilon is not None
     assert found.epsilon.server > 0
+
+
+def test_a_model_is_measured_on_devices_and_only_the_sum_of_what_they_found_is_told(
+    served: Served, tmp_path: Path
+) -> None:
+    """The plan claims no privacy, so that the answers can be compared with those of each device."""
+    served.start(*NAMES)
+    asked = {
+        "metrics": {"accuracy": [0, 1], "loss": [0, 4], "examples": [0, 400]},
+        "every": 2,
+        "quantiles": [0.5],
+        "slices": {"label": [0, 1]},
+    }
+    found = served.run(
+        make(rounds=3, privacy={"mechanism": "none", "clip_norm": 10.0}, evaluation=asked), tmp_path
+    )
+    assert [(round.kind, round.base_version, round.survivors) for round in found.history] == [
+        (Kind.FIT, 0, COUNT),
+        (Kind.FIT, 1, COUNT),
+        (Kind.EVALUATE, 2, COUNT),
+        (Kind.FIT, 2, COUNT),
+        (Kind.EVALUATE, 3, COUNT),
+    ]
+    model = found.task.model
+    own = [model.evaluate(found.model, data) for data in digits().clients]
+    said = found.evaluations[-1].metrics
+    for metric in ("accuracy", "loss"):
+        mean = sum(each[metric] for each in own) / COUNT
+        assert said[f"federated/{metric}"] == pytest.approx(mean, abs=1e-3)
+    assert said["federated/examples"] == pytest.approx(digits().mean_examples, abs=0.1)
+    assert {"federated/loss/p50", "federated/accuracy/label=0", "federated/accuracy/label=1"} <= set(said)
+
+
+def test_devices_that_took_part_are_left_alone_in_the_rounds_after(served: Served, tmp_path: Path) -> None:
+    served.start(*NAMES)
+    content = tomllib.loads(format_plan(make(rounds=3)))
+    content["rounds"] |= {"cohort": COUNT // 2, "sampling": "separated", "separation": 2}
+    content["secure_aggregation"] |= {"min_survivors": 3, "corrupt": 0.0}
+    found = served.run(make_plan(content), tmp_path)
+    with opened(tmp_path) as store:
+        first, second, third = (set(store.outcomes(found.record.id, round.number)) for round in found.history)
+    assert not first & second
+    assert first == third
+    assert first | second == set(NAMES)
