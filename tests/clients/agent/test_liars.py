@@ -20,6 +20,7 @@ import pytest
 from quorate.clients.agent.agent import Agent, Settings
 from quorate.clients.agent.backoff import Backoff
 from quorate.clients.agent.channels import Local
+from quorate.clients.agent.conditions import Readings, Sensors
 from quorate.clients.agent.limits import Limits
 from quorate.clients.agent.policy import Policy
 from quorate.clients.agent.state import AgentState
@@ -28,7 +29,8 @@ from quorate.rounds import Assignment, Broadcast, Deadlines, Instruction, Kind, 
 from quorate.wire import device_pb2 as pb
 from quorate.wire import device_pb2_grpc as rpc
 from quorate.wire import frames, streams
-from tests.clients.agent.federation import APPLICATION, make, until
+from tests.clients.agent.federation import APPLICATION, make, misbehaving, until
+from tests.clients.agent.test_conditions import GOOD
 
 DEVICE = "me"
 END = object()
@@ -97,15 +99,21 @@ class Scene:
     folder: Path
     agents: list[tuple[Agent, AgentState, threading.Thread]] = dataclasses.field(default_factory=list)
 
-    def start(self, policy: Policy | None = None) -> AgentState:
+    def start(self, policy: Policy | None = None, sensors: Sensors | None = None) -> AgentState:
         """Starts the agent in a thread; its memory is that of the agent before."""
         state = AgentState(self.folder / "state")
         with contextlib.closing(Trainer("app:task", Limits())) as trainer:
             described = {"app:task": trainer.describe()}
         settings = Settings(
-            waiting_s=20.0, farewell_s=1.0, refused_s=0.5, backoff=Backoff(base_s=0.05, cap_s=0.2)
+            waiting_s=20.0,
+            look_s=0.1,
+            farewell_s=1.0,
+            refused_s=0.5,
+            linger_s=600.0,  # it does not begin anew, in a fresh process
+            backoff=Backoff(base_s=0.05, cap_s=0.2),
         )
-        agent = Agent(described, Local(f"127.0.0.1:{self.port}", DEVICE), policy or Policy(), state, settings)
+        connection = Local(f"127.0.0.1:{self.port}", DEVICE)
+        agent = Agent(described, connection, policy or Policy(), state, settings, sensors)
         thread = threading.Thread(target=agent.run, daemon=True)
         thread.start()
         self.agents.append((agent, state, thread))
@@ -342,5 +350,33 @@ def test_pausing_leaves_the_stream_and_resuming_comes_back(scene):
     scene.agents[-1][0].wake()
     assert talk.hear() is None
     AgentState(state.directory).note(paused=None)
+    scene.agents[-1][0].wake()
+    scene.liar.talk()
+
+
+@dataclasses.dataclass
+class Sensed:
+    """What a device's sensors say, which a test changes."""
+
+    readings: Readings = GOOD
+
+    def read(self) -> Readings:
+        return self.readings
+
+
+def test_training_is_stopped_when_conditions_no_longer_hold_and_the_agent_stays_away_until_they_do(scene):
+    (scene.folder / "app.py").write_text(misbehaving("open('trains', 'w').close()\ntime.sleep(600)"))
+    sensors = Sensed()
+    state = scene.start(Policy(conditions={"on_mains": True}), sensors)
+    talk = scene.liar.talk()
+    talk.send(assignment())
+    until((scene.folder / "trains").exists, "it trains")
+    sensors.readings = dataclasses.replace(GOOD, on_mains=False)
+    assert code(talk.hear()) == "conditions"
+    until(lambda: "battery" in str(AgentState(state.directory).fact("doing")), "it says why it stays away")
+    scene.agents[-1][0].wake()
+    with pytest.raises(queue.Empty):
+        scene.liar.talk(timeout_s=0.5)
+    sensors.readings = GOOD
     scene.agents[-1][0].wake()
     scene.liar.talk()

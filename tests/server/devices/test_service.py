@@ -21,6 +21,7 @@ from quorate.server.devices import (
     Servers,
     WaitingRoom,
 )
+from quorate.server.devices.streams import MOST_QUEUED, Outgoing, Stream
 from quorate.server.metrics import Metrics
 from quorate.wire import device_pb2 as pb
 from quorate.wire import frames
@@ -165,6 +166,50 @@ def test_messages_that_are_too_long_end_their_stream_only(served: Served) -> Non
             assert code(ended) is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert served.service.room.waiting("softmax") == 1
         assert other.call.is_active()
+
+
+class Heard:
+    """Hears one device, and keeps why it was lost."""
+
+    most_bytes = 1 << 20
+
+    def __init__(self) -> None:
+        self.lost: list[str] = []
+
+    def deliver(self, stream: Stream, frame: bytes) -> None:
+        stream.taken()
+
+    def lose(self, stream: Stream, reason: str) -> None:
+        self.lost.append(reason)
+
+
+def test_a_device_that_does_not_read_is_ended_with_what_was_queued_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("quorate.server.devices.streams.FLUSH_S", 0.2)
+    with serving() as served:
+        room, demand, heard = served.service.room, Demand("softmax", 1, 1), Heard()
+        room.open(demand)
+        with Conversation(served.port, device="d1"):  # it never reads
+            room.hold(demand)
+            stream = room.take(demand, ["d1"], heard)["d1"]
+            model = Outgoing(os.urandom(4 << 20))
+            for _ in range(MOST_QUEUED + 2):  # one more than waits, and one that is on its way
+                stream.send(model)
+            assert eventually(lambda: heard.lost == ["the device does not read what it is sent"])
+            assert not stream._outbox
+            assert eventually(lambda: served.service._open == 0)
+
+
+def test_a_model_is_serialised_once_however_many_devices_it_is_sent_to() -> None:
+    """Random values, and some that compress; devices that can decompress, and one that can't."""
+    for frame, compresses in ((os.urandom(1 << 20), False), (bytes(1 << 20), True)):
+        model = Outgoing(frame)
+        first, plain = model.messages(True), model.messages(False)
+        assert model.messages(True) is first
+        assert model.messages(False) is plain
+        assert (first is not plain) is compresses
+        assert sum(map(len, first)) < (0.01 if compresses else 1.01) * len(frame)
 
 
 def test_random_bytes_end_their_stream_and_nothing_else(served: Served) -> None:
