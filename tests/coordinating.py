@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import signal
 from collections import Counter
@@ -16,6 +17,7 @@ from quorate.plan import FleetSection, Plan
 from quorate.planfile import make_plan
 from quorate.rounds import Member
 from quorate.server import faults
+from quorate.server.authority import Authority
 from quorate.server.remote import RemoteFleet
 from tests.sockets import SocketTransport
 
@@ -122,12 +124,29 @@ def main(job: Job) -> None:
 def host(directory: Path, plan: str, kill_at: str) -> None:
     """A coordinator of several runs that is told to start one, and to pause it; killed on the way."""
 
-    def watch(point: faults.Point, which: str, over: bool) -> None:
-        if f"{'after' if over else 'before'} {point.name}" == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    faults.watch(watch)
+    _kill_at(kill_at)
     addresses = Addresses("localhost:0", "localhost:0", "localhost:0", None)
     with CoordinatorProcess(directory, addresses, insecure=True) as running:
         running.host.pause(running.host.start(plan).run)
         os._exit(0)
+
+
+def administer(folder: Path, token: str, request: bytes, leaver: str, kill_at: str) -> None:
+    """An authority that makes a token, enrols who asks with one, renews its certificate, and revokes somebody else."""
+    _kill_at(kill_at)
+    authority = Authority(folder)
+    authority.token(datetime.timedelta(hours=1))
+    authority.enrol(token, request)
+    authority.renew(request)
+    authority.revoke(leaver, "lost")
+    os._exit(0)
+
+
+def _kill_at(moment: str) -> None:
+    """Kills this process before or after a point."""
+
+    def watch(point: faults.Point, which: str, over: bool) -> None:
+        if f"{'after' if over else 'before'} {point.name}" == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    faults.watch(watch)

@@ -27,6 +27,7 @@ from quorate.identity.log import beginning, enrolled, entry_hash, revoked
 from quorate.identity.membership import utc_now
 from quorate.identity.requests import alternative_names
 from quorate.server.database import connect, reading, writing
+from quorate.server.faults import Point, passing
 from quorate.server.issuing import Issuer, Validity
 from quorate.server.migrating import RECORDS, upgrade
 from quorate.server.roll import Roll
@@ -102,7 +103,8 @@ class Authority:
             raise IdentityRefused(f"the authority's key can't be read: {error}") from error
         self._issuer = Issuer.load(key_pem, self.root, validity or Validity())
         self._engine = connect(folder / _RECORDS)
-        upgrade(self._engine, RECORDS)
+        with passing(Point.MIGRATE):
+            upgrade(self._engine, RECORDS)
         self.roll = Roll(self.root, clock)
         self._refreshing = threading.Lock()
         self.refresh()
@@ -159,7 +161,7 @@ class Authority:
             raise IdentityRefused("the token is another authority's")
         with reading(self._engine) as connection:  # what is refused costs the others no turn to write
             self._usable(connection, wanted, asked.name, now)
-        with writing(self._engine) as connection:
+        with passing(Point.ENROL), writing(self._engine) as connection:
             token_row = self._usable(connection, wanted, asked.name, now)
             if token_row.used is not None:
                 return self._renewed(connection, asked, now)
@@ -184,7 +186,7 @@ class Authority:
         asked, now = read_request(request), self._clock()
         with reading(self._engine) as connection:
             self._enrolled(connection, asked.name)
-        with writing(self._engine) as connection:
+        with passing(Point.RENEW), writing(self._engine) as connection:
             return self._renewed(connection, asked, now)
 
     def withdraw(self, withdrawal: Withdrawal) -> None:
@@ -219,7 +221,7 @@ class Authority:
             raise IdentityRefused(f"a token is valid for up to {LONGEST_VALIDITY.days} days, not for {valid}")
         drawn, now = Token.draw(self.root.fingerprint), self._clock()
         expires = now + valid
-        with writing(self._engine) as connection:
+        with passing(Point.MAKE_TOKEN), writing(self._engine) as connection:
             connection.execute(
                 TOKENS.insert().values(
                     digest=drawn.digest, note=note, created=_text(now), expires=_text(expires)
@@ -243,7 +245,7 @@ class Authority:
         if role.serves != bool(hosts):
             raise IdentityRefused(f"a certificate as {role} has {'a' if role.serves else 'no'} host's name")
         alternative_names(hosts)
-        with writing(self._engine) as connection:
+        with passing(Point.ENROL), writing(self._engine) as connection:
             certificate = self._add(connection, asked, role, hosts, note, now)
         self.refresh()
         return certificate
@@ -266,7 +268,7 @@ class Authority:
                 raise IdentityRefused(
                     f"nobody with the name {name!r} is enrolled; `quorate coordinator keys` lists all"
                 )
-        with writing(self._engine) as connection:
+        with passing(Point.REVOKE), writing(self._engine) as connection:
             row = self._party(connection, name)
             if row is not None and row.revoked is None:
                 connection.execute(PARTIES.update().where(PARTIES.c.name == name).values(revoked=reason))

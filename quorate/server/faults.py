@@ -1,7 +1,8 @@
 """Where a coordinator can die: every write and every send has a name, and a moment before and after it.
 
-Each transaction of the store and each message to a member passes its point, so that a test can kill the process at all
-of them, and none is forgotten: `StateDatabase.writing` asks for the point. In production nobody watches.
+Each transaction of the store and of the enrolment authority, and each message to a member, passes its point, so that a
+test can kill the process at all of them, and none is forgotten: `StateDatabase.writing` asks for the point. In
+production nobody watches.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ class Point(enum.StrEnum):
     COMMIT = "commit a round"
     ABORT = "abort a round"
     VERSION = "note a published version"
+    MAKE_TOKEN = "make a token"
+    ENROL = "enrol a party"
+    RENEW = "note a renewal"
+    REVOKE = "revoke a party"
     SEND_ASSIGNMENT = "send an assignment"
     SEND_SUM = "send a message of the sum"
     SEND_OUTCOME = "send an outcome"

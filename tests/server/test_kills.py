@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import tempfile
 import threading
 from collections import defaultdict
@@ -30,17 +31,21 @@ from quorate.clients.participation import Participation
 from quorate.clients.states import ClientStates
 from quorate.coordination import Addresses, CoordinatorProcess
 from quorate.errors import ProtocolViolation
+from quorate.identity import Holder, Role
+from quorate.identity.membership import utc_now
 from quorate.plan import Plan
 from quorate.planfile import format_plan, make_plan
 from quorate.privacy import Ledger
 from quorate.randomness import Randomness
 from quorate.rounds import Assignment, Kind
+from quorate.server.authority import Authority
 from quorate.server.faults import Point
 from quorate.server.registry import Registry
 from quorate.server.store import opened
 from quorate.wire import frames
 from tests.coordinating import Job
 from tests.federations import GAUSSIAN, SECAGG, content, wine
+from tests.identity.authorities import HOUR
 from tests.sockets import read, write
 
 CLIENTS = 8
@@ -262,15 +267,18 @@ def killed_at(moment: str, epsilon: float, directory: Path, database: str | None
 
 
 def test_every_point_of_one_run_is_passed(undisturbed) -> None:
-    """But for those of a coordinator with several runs, which have a test of their own below."""
+    """But for those of a coordinator with several runs and of an authority, which have tests of their own below."""
     moments, _ = undisturbed
     passed = {moment.split()[2] for moment in moments}
-    assert passed == {point.name for point in Point} - {"HOST_RUN", "WANT_RUN"}
+    assert passed == {point.name for point in Point} - {"HOST_RUN", "WANT_RUN", *OF_AN_AUTHORITY}
     phases = {moment.split()[3] for moment in moments if moment.split()[2] == "SEND_SUM"}
     assert phases == {"share", "mask", "unmask"}  # the assignment itself asks for the first
     befores = {moment.split(" ", 2)[2] for moment in moments if " before " in moment}
     assert befores == {moment.split(" ", 2)[2] for moment in moments if " after " in moment}
 
+
+OF_AN_AUTHORITY = ("MAKE_TOKEN", "ENROL", "RENEW", "REVOKE")
+"""In the order in which `tests.coordinating.administer` passes them."""
 
 MOST_DELICATE = (
     "1 before ABORT  1",  # neither refunded nor aborted
@@ -349,3 +357,44 @@ def test_a_coordinator_of_several_runs_knows_after_a_kill_what_was_wanted(
             assert state.status in (("waiting", "running") if was == "running" else (was,))
         if not wanted:
             assert running.host.start(text).committed == 0
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("point", ["MIGRATE", *OF_AN_AUTHORITY])
+def test_an_authority_killed_around_a_write_has_done_all_of_it_or_nothing(
+    point: str, moment: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "authority"
+    made = Authority.create(folder, "test")
+    leaver = Holder.create(tmp_path / "leaver", made.root)
+    leaver.install(made.enrol(made.token(HOUR).text, leaver.request()).der, utc_now())
+    token, device = made.token(HOUR).text, Holder.create(tmp_path / "device", made.root)
+    request = device.request()
+    before = made.head()
+    made.close()
+    if point == "MIGRATE":
+        with contextlib.closing(sqlite3.connect(folder / "authority.sqlite")) as records:
+            records.execute("DROP TABLE alembic_version")
+    arguments = (folder, token, request, leaver.name, f"{moment} {point}")
+    process = PROCESSES.Process(target=tests.coordinating.administer, args=arguments)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+
+    def done(what: str) -> bool:
+        order = ("MIGRATE", *OF_AN_AUTHORITY)
+        return order.index(what) < order.index(point) or (what == point and moment == "after")
+
+    after = Authority(folder)  # it reads the log from the beginning, and verifies it
+    assert after.open_tokens() == 1 - done("ENROL") + done("MAKE_TOKEN")
+    assert {party.name for party in after.parties()} == {leaver.name} | (
+        {device.name} if done("ENROL") else set()
+    )
+    assert after.roll.is_revoked(leaver.name) is done("REVOKE")
+    assert after.head().size == before.size + done("ENROL") + done("REVOKE")
+    # Who heard nothing asks again.
+    device.install(after.enrol(token, request).der, utc_now())
+    after.revoke(leaver.name, "lost")
+    assert after.roll.check(device.certificate, Role.DEVICE).name == device.name
+    assert after.head().size == before.size + 2
+    after.close()
