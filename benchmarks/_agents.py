@@ -20,6 +20,7 @@ import random
 import resource
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import grpc
@@ -102,7 +103,8 @@ class Fleet:
         self.task, self.within_s, self.leaving = task, within_s, leaving
         self.client, self.states = Trivial(), ClientStates()
         self.latencies_s: list[float] = []
-        self.rounds = self.left = self.failures = 0
+        self.rounds = self.left = 0
+        self.failures: Counter[str] = Counter()
         self.ended = asyncio.Event()
 
     async def agent(self, own: Named | Certified, begins_s: float) -> None:
@@ -114,10 +116,10 @@ class Fleet:
                 try:
                     await asyncio.to_thread(own.prepare)
                     after_s = await self._participate(method(), own)
-                except (grpc.aio.AioRpcError, QuorateError, asyncio.CancelledError):
+                except (grpc.aio.AioRpcError, QuorateError, asyncio.CancelledError) as error:
                     if self.ended.is_set():
                         return
-                    self.failures += 1
+                    self.failures[_words(error)] += 1
                     after_s = random.uniform(0.5, 2.0)
                 await self._pause(min(after_s, self.within_s))
 
@@ -153,6 +155,12 @@ class Fleet:
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.ended.wait(), max(seconds, 0.001))
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"[:100]
+    return f"{type(error).__name__}: {error}"[:100]
 
 
 async def run(options: argparse.Namespace) -> None:

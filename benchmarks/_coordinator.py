@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,6 +123,14 @@ def agents(port: int, count: int, processes: int, *options: str) -> Iterator[lis
             with contextlib.suppress(ValueError):
                 found.append(json.loads(process.stdout.read()))
             process.wait(30)
+
+
+def failures(seen: list[dict[str, Any]]) -> int:
+    """How many of their streams failed; what they were told is printed."""
+    told = sum((Counter(each["failures"]) for each in seen), Counter[str]())
+    for words, count in told.most_common(5):
+        print(f"  {count} streams failed: {words}", flush=True)
+    return told.total()
 
 
 def wait_until(condition: Any, timeout_s: float) -> None:

@@ -31,7 +31,7 @@ import grpc
 import numpy as np
 
 from benchmarks._agents import METHOD, OPTIONS
-from benchmarks._coordinator import Coordinator, agents, coordinator
+from benchmarks._coordinator import Coordinator, agents, coordinator, failures
 from benchmarks._rows import Row
 from quorate.wire import admin_pb2, device_pb2
 from quorate.wire.admin_pb2_grpc import AdminServiceStub
@@ -145,9 +145,7 @@ def measured(cohort: int, parameters: int, rounds: int, secure: bool, timeout_s:
             agents(started.ports["devices"], cohort, processes=3) as seen,
         ):
             found = watched(started, rounds, timeout_s)
-        failures = sum(each["failures"] for each in seen)
-        if failures:
-            print(f"  {failures} streams failed")
+        failures(seen)
         return found
 
 

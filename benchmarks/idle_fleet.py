@@ -22,7 +22,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 
-from benchmarks._coordinator import agents, coordinator, wait_until
+from benchmarks._coordinator import agents, coordinator, failures, wait_until
 from benchmarks._rows import Row
 from quorate.server.devices.pacing import LATEST_IDLE_S
 
@@ -49,7 +49,7 @@ def measured(count: int, processes: int, seconds: float, within_s: float) -> lis
     latencies_s = np.concatenate([each["latencies_s"] for each in seen])
     return [
         Row(case, "check-ins", "1/s", check_ins / took_s),
-        Row(case, "failed streams", "", float(sum(each["failures"] for each in seen))),
+        Row(case, "failed streams", "", float(failures(seen))),
         Row(case, "check-in, p50", "ms", 1e3 * float(np.quantile(latencies_s, 0.5))),
         Row(case, "check-in, p99", "ms", 1e3 * float(np.quantile(latencies_s, 0.99))),
         Row(case, "coordinator's processor time a check-in", "ms", 1e3 * cost_s),
