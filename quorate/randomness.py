@@ -93,6 +93,25 @@ class Randomness:
             if value < bound:
                 return value
 
+    def many_below(self, bound: int, count: int) -> list[int]:
+        """The integers that so many calls of `below` would draw, several at a time.
+
+        Args:
+            bound: at least 1, at most 2^63.
+            count: how many.
+        """
+        if not 1 <= bound <= 1 << 63:
+            raise ValueError(f"bound must be from 1 to 2^63, got {bound}")
+        bits = (bound - 1).bit_length()
+        size = (bits + 7) // 8
+        drawn: list[int] = [] if bits else [0] * count
+        while len(drawn) < count:
+            wide = np.zeros((count - len(drawn), 8), np.uint8)
+            wide[:, 8 - size :] = self.words(len(wide) * size, np.dtype(np.uint8)).reshape(len(wide), size)
+            values = wide.view(">u8")[:, 0] >> np.uint64(8 * size - bits)
+            drawn += values[values < bound].tolist()
+        return drawn
+
     def permutation(self, count: int) -> list[int]:
         """A uniform permutation of range(count), by Fisher–Yates."""
         order = list(range(count))

@@ -79,6 +79,14 @@ def test_a_number_below_a_bound_is_below_it(bound: int) -> None:
     assert 0 <= Randomness.from_seed(bound).below(bound) < bound
 
 
+@pytest.mark.parametrize("bound", [1, 2, 5, 256, 257, 10**6, 2**63])
+def test_many_numbers_below_a_bound_are_those_drawn_one_by_one(bound: int) -> None:
+    one_by_one = Randomness.from_seed(bound)
+    drawn = Randomness.from_seed(bound).many_below(bound, 50)
+    assert drawn == [one_by_one.below(bound) for _ in range(50)]
+    assert max(drawn) < bound
+
+
 def test_numbers_below_a_bound_are_uniform() -> None:
     stream = Randomness.from_seed(9)
     counts = np.bincount([stream.below(5) for _ in range(5000)], minlength=5)

@@ -126,7 +126,7 @@ def _subset(
     drawn: dict[int, Member] = {}
     tried = 0
     while len(drawn) < wanted:
-        found = [randomness.below(population.size) for _ in range(wanted - len(drawn))]
+        found = randomness.many_below(population.size, wanted - len(drawn))
         tried += len(found)
         for index in population.those_present([index for index in found if index not in drawn]):
             member = population.member(index)

@@ -38,6 +38,8 @@ from quorate.server.state_database import StateDatabase
 
 __all__ = ["Store", "opened"]
 
+_NAMED = 500  # members that one statement names
+
 
 class Store:
     """The state of a coordinator: one process writes at a time; any number may read.
@@ -233,16 +235,16 @@ class Store:
             )
             if changed.rowcount != 1:
                 raise StateError(f"round {number} of run {run} is not open")
-            if survivors:
+            summed = list(survivors)
+            for start in range(0, len(summed), _NAMED):
                 connection.execute(
                     PARTICIPATIONS.update()
                     .where(
                         PARTICIPATIONS.c.run == run,
                         PARTICIPATIONS.c.round == number,
-                        PARTICIPATIONS.c.member == sa.bindparam("survivor"),
+                        PARTICIPATIONS.c.member.in_(summed[start : start + _NAMED]),
                     )
-                    .values(in_sum=True),
-                    [{"survivor": member} for member in survivors],
+                    .values(in_sum=True)
                 )
             if state is not None:
                 connection.execute(CHECKPOINTS.delete().where(CHECKPOINTS.c.run == run))

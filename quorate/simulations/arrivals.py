@@ -147,7 +147,7 @@ class Arrivals:
         """Somebody begins at every place that is empty, as long as there are members who can."""
         tried = 0
         while (places := self._buffering.concurrency - len(self._jobs)) and tried < _TRIES:
-            asked = np.array([randomness.below(self.clock.members) for _ in range(places)])
+            asked = np.array(randomness.many_below(self.clock.members, places))
             stay_s = self.clock.traces.stay_s(asked, self.clock.now_s)
             found = {
                 index: stays_s

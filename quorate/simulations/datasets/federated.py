@@ -149,8 +149,8 @@ class FederatedDataset:
             index = self._indices.get(member, -1)
         else:
             number = member.removeprefix("client-")
-            index = int(number) if number.isdecimal() else -1
-        if not 0 <= index < len(self) or self.member(index) != member:
+            index = int(number) if number.isdecimal() and f"client-{int(number)}" == member else -1
+        if not 0 <= index < len(self.clients):
             last = len(self) - 1
             raise DataError(
                 f"there is no client {member!r}; these exist: {self.member(0)} to {self.member(last)}"
