@@ -141,17 +141,21 @@ class Pipeline:
                 raise DataError(
                     f"an update needs a vector {segment.vector.name!r} of shape ({segment.vector.length},), got {found}"
                 )
+            place = encoded[:, segment.place]
             if segment.clip is not None:
                 block = segment.clip.encode(block, randomness[0])  # which draws nothing
             if weights is not None:
-                block = block * weights.astype(block.dtype)[:, None]
+                into = place if place.dtype == block.dtype and place.shape == block.shape else None
+                block = np.multiply(block, weights.astype(block.dtype)[:, None], out=into)
             if discount != 1.0 and segment.vector.name in updates.vectors:
                 block = block * discount
             if not self.draws:
-                encoded[:, segment.place] = segment.codec.encode(block, randomness[0])
+                made = segment.codec.encode(block, randomness[0])
+                if made is not place:  # where it is already
+                    place[:] = made
                 continue
-            for row, vector, stream in zip(encoded, block, randomness, strict=True):
-                row[segment.place] = segment.codec.encode(vector[None], stream)[0]
+            for row, vector, stream in zip(place, block, randomness, strict=True):
+                row[:] = segment.codec.encode(vector[None], stream)[0]
         return encoded
 
     def _beside(self, updates: Updates) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -304,11 +304,12 @@ def descend(
             np.matmul(error, weights.swapaxes(1, 2), out=before)
             before *= values[i] > 0
         clients, rows, columns = weights.shape
-        height = max(1, _TILE // (clients * columns))
-        for start in range(0, rows, height):
-            tile = weights[:, start : start + height]
+        together, height = max(1, _TILE // (rows * columns)), max(1, _TILE // columns)
+        for first, start in product(range(0, clients, together), range(0, rows, height)):
+            those, part = slice(first, first + together), slice(start, start + height)
+            tile = weights[those, part]
             made = workspace.array("tile", *tile.shape)
-            np.matmul(inputs[:, start : start + height], error, out=made)
+            np.matmul(inputs[those, part], error[those], out=made)
             tile -= made
         views.biases[i] -= np.add.reduce(error, axis=1, keepdims=True)
         error = before

@@ -28,7 +28,7 @@ from quorate.strategies.contract import LocalRule
 
 __all__ = ["fit_many", "fit_private"]
 
-_BLOCK_BYTES = 1 << 21  # what a step of a block touches stays in a core's cache
+_BLOCK_BYTES = 1 << 23  # a step of many clients costs fewer calls; more than this leaves the outer caches
 
 
 @np.errstate(

@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 ENGINES = ("auto", "sequential", "vectorised", "processes", "ray")
 
-_WORTH_PROCESSES = 1e9
-"""Multiplications a round: about 20 ms of one core, where the workers' messages (about 1 ms) no longer matter."""
+_WORTH_PROCESSES = 1e8
+"""Multiplications a round: about 10 ms of one core, where the workers' messages (about 1 ms) no longer matter."""
 
 _WORTH_THREADS = 5e7
 """Multiplications a round: about 1 ms of one core."""

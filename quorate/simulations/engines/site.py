@@ -25,7 +25,7 @@ from quorate.sums import held_in
 
 __all__ = ["InThisProcess", "Site", "instruction_of", "member_seed"]
 
-_BLOCK_BYTES = 1 << 22  # of updates that wait to be encoded
+_BLOCK_BYTES = 1 << 23  # of updates that wait to be encoded
 
 
 class Site:
@@ -89,7 +89,10 @@ def _finite(made: Contributions) -> Contributions:
     """Those whose vectors are finite."""
     if made.encoded.dtype.kind != "f":
         return made
-    good = [bool(np.isfinite(vector).all()) for vector in made.encoded]
+    good = [
+        bool(np.isfinite(vector @ vector) or np.isfinite(vector).all())  # a finite square says it all
+        for vector in made.encoded
+    ]
     if all(good):
         return made
     chosen = [i for i, fine in enumerate(good) if fine]
