@@ -39,12 +39,19 @@ def test_digits_are_between_zero_and_one_and_1437_are_for_training():
     assert data.train.x.max() == 1
 
 
-def test_no_example_is_both_for_training_and_for_testing():
-    from sklearn.datasets import load_digits
+@pytest.mark.parametrize("name", FACTS)
+def test_training_and_test_examples_are_those_of_scikit_learn_s_own_loader_each_once(name):
+    from sklearn import datasets as theirs
 
-    data = datasets.digits()
-    rows = sorted(map(bytes, np.concatenate([data.train.x, data.test.x])))
-    assert rows == sorted(map(bytes, (load_digits().data / 16).astype(np.float32)))
+    x, y = getattr(theirs, f"load_{name.replace('-', '_')}")(return_X_y=True)
+    x = x / 16 if name == "digits" else (x - x.mean(axis=0)) / x.std(axis=0)
+    if name == "diabetes":
+        y = (y - y.mean()) / y.std()
+    data = FACTS[name][0]()
+    shown = [np.concatenate([data.train.x, data.test.x]), np.concatenate([data.train.y, data.test.y])]
+    assert sorted(zip(map(bytes, shown[0]), shown[1].tolist(), strict=True)) == sorted(
+        zip(map(bytes, x.astype(np.float32)), y.astype(shown[1].dtype).tolist(), strict=True)
+    )
 
 
 def test_the_split_is_fixed_and_changes_with_the_seed():
