@@ -8,8 +8,7 @@ added to that of all others (basic composition: Dwork, McSherry, Nissim, Smith 2
 and it holds for every member of the population. `server` is against the server and the peers who see the
 roster: no amplification, composed over the participations of the most frequent member. Both hold for rounds
 of different kinds, chosen one after the other (adaptive composition: Mironov 2017, Proposition 1; Zhu, Dong,
-Wang 2022, Theorem 10). Conversion of Rényi curves:
-`dp_accounting.rdp.compute_epsilon` (Canonne, Kamath, Steinke 2020, Proposition 12).
+Wang 2022, Theorem 10).
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from functools import lru_cache
 
 import numpy as np
 
-from quorate.errors import MissingExtra
 from quorate.privacy import losses
 from quorate.privacy.curves import ORDERS, example_curve, released_curve, server_curve
 from quorate.privacy.dp_sgd import EXAMPLE_RELATION, ExampleEvent
@@ -93,37 +91,35 @@ def default_delta(population: int) -> float:
 
 
 def to_epsilon(curve: np.ndarray, delta: float, orders: Iterable[float] = ORDERS) -> float:
-    """The smallest ε at δ that a Rényi curve gives; 0 for a curve that is zero.
+    """The smallest ε at δ that a Rényi curve gives, one order by another; infinite where none of it is finite.
 
-    Raises:
-        MissingExtra: dp-accounting is not installed.
+    Canonne, Kamath, Steinke 2020 (arXiv 2004.00010), Proposition 12: ε = D_α + log(1 - 1/α) - log(δα) / (α - 1). It is
+    0 where δ is above √(1 - exp(-D_α)), which no total variation is above (Bretagnolle and Huber 1978), since D_α is at
+    least the Kullback-Leibler divergence.
     """
     if not curve.any():
         return 0.0
-    if not np.isfinite(curve).any():
+    known = np.isfinite(curve)
+    if delta == 0 or not known.any():
         return math.inf
-    try:
-        from dp_accounting.rdp import compute_epsilon
-    except ImportError as error:
-        raise MissingExtra("server", "privacy accounting") from error
-    return float(compute_epsilon(tuple(orders), curve, delta)[0])
+    alpha, divergence = np.array(tuple(orders), np.float64)[known], curve[known]
+    if (delta**2 + np.expm1(-divergence)).max() > 0:
+        return 0.0
+    epsilons = divergence + np.log1p(-1 / alpha) - np.log(delta * alpha) / (alpha - 1)
+    return max(0.0, float(epsilons.min()))
 
 
 def released_epsilon(rounds: Mapping[Event, int], delta: float) -> float:
     """ε at δ of rounds against those who see only what is released; of the unsampled ones, who took part in all.
 
     Raises:
-        MissingExtra: dp-accounting is not installed.
+        MissingExtra: SciPy is not installed, and there was sampling; or dp-accounting, and an event is one of its own.
     """
     return _released(frozenset(rounds.items()), delta)
 
 
 def server_epsilon(participations: Mapping[Event, int], delta: float) -> float:
-    """ε at δ of one member's participations, against the server.
-
-    Raises:
-        MissingExtra: dp-accounting is not installed.
-    """
+    """ε at δ of one member's participations, against the server."""
     return _server(frozenset(participations.items()), delta)
 
 
@@ -131,7 +127,7 @@ def example_epsilon(event: ExampleEvent, participations: int, delta: float) -> f
     """ε at δ of a client's participations under DP-SGD, for one of its examples, against everybody else.
 
     Raises:
-        MissingExtra: dp-accounting is not installed.
+        MissingExtra: SciPy is not installed, and there was sampling.
     """
     if not participations:
         return 0.0

@@ -4,10 +4,9 @@ The device knows that it took part, so nothing is amplified by sampling, and it 
 event is what the terms that it verified say, with the fewest honest shares of noise that it insisted on. It is the
 `server` ε of `quorate.privacy.accounting` for this one device, without SciPy and dp-accounting.
 
-Rényi curves (`quorate.privacy.curves`) are added up and converted by Canonne, Kamath and Steinke 2020 (arXiv
-2004.00010), Proposition 12: ε = D_α + log(1 - 1/α) - (log δ + log α) / (α - 1), the smallest over the orders. Where a
-mechanism's sum is proven to be close to a Gaussian (`quorate.privacy.losses`), the exact Gaussian curve is used if it
-gives less. Both are proven, so is the smaller one.
+Rényi curves (`quorate.privacy.curves`) are added up and converted. Where a mechanism's sum is proven to be close to a
+Gaussian (`quorate.privacy.losses`), the exact Gaussian curve is used if it gives less. Both are proven, so is the
+smaller one.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from quorate.privacy import losses
+from quorate.privacy.accounting import to_epsilon
 from quorate.privacy.curves import ORDERS, example_curve, server_curve
 from quorate.privacy.dp_sgd import ExampleEvent
 from quorate.privacy.events import Event
@@ -35,11 +35,7 @@ def device_epsilon(participations: Mapping[Event, int], delta: float) -> float:
     curve = np.zeros(len(ORDERS))
     for event, count in participations.items():
         curve += count * server_curve(event)
-    if not curve.any():
-        return 0.0
-    if not np.isfinite(curve).any():
-        return math.inf
-    return min(_converted(curve, delta), losses.server_epsilon(participations.items(), delta))
+    return min(to_epsilon(curve, delta), losses.server_epsilon(participations.items(), delta))
 
 
 def device_example_epsilon(trainings: Mapping[ExampleEvent | None, int], delta: float) -> float:
@@ -63,10 +59,4 @@ def device_example_epsilon(trainings: Mapping[ExampleEvent | None, int], delta: 
         curve += count * example_curve(event)
     # Without sampling the exact Gaussian curve needs no SciPy.
     unsampled = all(event.sampling_rate == 1 for event, _ in known)
-    return min(_converted(curve, delta), losses.example_epsilon(known, delta) if unsampled else math.inf)
-
-
-def _converted(curve: np.ndarray, delta: float) -> float:
-    alpha = np.array(ORDERS)
-    epsilons = curve + np.log1p(-1 / alpha) - (math.log(delta) + np.log(alpha)) / (alpha - 1)
-    return max(0.0, float(np.nanmin(epsilons)))
+    return min(to_epsilon(curve, delta), losses.example_epsilon(known, delta) if unsampled else math.inf)

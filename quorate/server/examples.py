@@ -27,7 +27,7 @@ def example_spend(
         until: the last round that counts; None: all.
 
     Raises:
-        MissingExtra: dp-accounting is not installed.
+        MissingExtra: SciPy is not installed, and clients sample their examples.
     """
     event = training.example_event
     if training.dp_sgd is None or event is None:

@@ -7,7 +7,9 @@ import sys
 from dataclasses import replace
 from fractions import Fraction
 
+import numpy as np
 import pytest
+from dp_accounting.rdp import compute_epsilon
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +26,7 @@ from quorate.privacy import (
     forecast,
 )
 from quorate.privacy.accounting import released_epsilon, server_epsilon, to_epsilon
-from quorate.privacy.curves import released_curve, server_curve
+from quorate.privacy.curves import ORDERS, released_curve, server_curve
 from quorate.rounds import CohortBounds, SumShape, Vector, VectorSpec
 
 BOUNDS = CohortBounds(largest=140, min_survivors=70, honest=67, denominator=100.0)
@@ -71,6 +73,28 @@ def test_the_smaller_of_two_bounds_is_said() -> None:
     assert server_epsilon({event: 17}, DELTA) < 0.95 * to_epsilon(17 * server_curve(event), DELTA)
     narrow = DistributedDiscreteGaussianEvent((NoisyVector("delta", 4, 1.0, Fraction(1, 4)),), 2, 2, 1)
     assert server_epsilon({narrow: 1}, DELTA) == to_epsilon(server_curve(narrow), DELTA)
+
+
+@given(
+    st.lists(st.floats(0, 50), min_size=len(ORDERS), max_size=len(ORDERS)),
+    st.floats(-12, 2),
+    st.floats(-12, -0.01),
+)
+def test_a_curve_has_the_epsilon_that_dp_accounting_gives_it(
+    divergences: list[float], scale: float, log_delta: float
+) -> None:
+    curve, delta = 10**scale * np.array(divergences), 10**log_delta
+    assert to_epsilon(curve, delta) == pytest.approx(compute_epsilon(ORDERS, curve, delta)[0], rel=1e-12)
+
+
+def test_orders_at_which_a_curve_is_infinite_say_nothing() -> None:
+    curve = server_curve(noisy(2.0)).copy()
+    epsilon = to_epsilon(curve, DELTA)
+    curve[-1] = math.inf
+    assert to_epsilon(curve, DELTA) == epsilon
+    curve[:] = math.inf
+    assert to_epsilon(curve, DELTA) == math.inf
+    assert to_epsilon(np.zeros_like(curve), DELTA) == 0
 
 
 @pytest.mark.parametrize(("participations", "epsilon"), [(5, 3.38), (7, 4.18), (10, 5.27), (17, 7.48)])
@@ -245,10 +269,17 @@ def test_importing_privacy_needs_no_server_extra() -> None:
     assert result.stdout.strip() == "set()"
 
 
-def test_accounting_without_the_server_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "dp_accounting.rdp", None)
+def test_the_epsilon_of_curves_needs_no_dp_accounting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dp_accounting", None)
+    assert 0 < to_epsilon(server_curve(noisy(2.0)), 1e-5) < 10
+
+
+def test_accounting_for_sampling_without_the_server_extra_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.special", None)
     with pytest.raises(MissingExtra, match=r"quorate\[server\]"):
-        to_epsilon(server_curve(noisy(2.0)), 1e-5)
+        released_epsilon({sampled(2.0, probability=0.2718): 3}, 1e-5)
 
 
 def test_the_published_demo_stays_below_five() -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from quorate.clients.agent.judgement import event_of
 from quorate.privacy import DistributedDiscreteGaussianEvent, NoisyVector, TruncatedPoissonSampledEvent
-from quorate.privacy.accounting import server_epsilon
+from quorate.privacy.accounting import server_epsilon, to_epsilon
 from quorate.privacy.curves import server_curve
-from quorate.privacy.device_bound import _converted, device_epsilon
+from quorate.privacy.device_bound import device_epsilon
 from quorate.privacy.events import CentralDiscreteGaussianEvent
 from tests.federations import plan
 
@@ -44,7 +44,7 @@ def test_the_devices_bound_is_at_least_the_servers_and_within_five_percent(multi
 
 
 def test_the_bound_by_renyi_curves_alone_is_the_published_one():
-    assert _converted(server_curve(noisy(1.0)), 1e-5) == pytest.approx(4.7285, rel=5e-3)
+    assert to_epsilon(server_curve(noisy(1.0)), 1e-5) == pytest.approx(4.7285, rel=5e-3)
 
 
 def test_rounds_of_different_kinds_add_up():
