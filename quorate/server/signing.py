@@ -3,8 +3,8 @@
 Two keys are *offline*: `root` says which keys count, `targets` delegates every path to hash bins (TAP 15,
 succinct roles). Neither is needed again until a key changes, so both may be moved to another place. Three are
 *online*: `releases` signs the bins, `snapshot` says which bins belong together, `timestamp` says that this is
-    still the newest
-state. They expire, the sooner the more is at stake, and `refresh` signs anew what is past half of its life.
+still the newest state. They expire, the sooner the more is at stake, and `refresh` signs anew what is past half
+of its life.
 
 A change is all or nothing: bins and snapshot are new files (consistent snapshots, section 6.2), and the
 rename of `timestamp.json` over its predecessor is the one moment in which all of it becomes visible.
@@ -110,7 +110,7 @@ class SignedTargets:
         signers = {}
         for role in OFFLINE + ONLINE:
             signers[role] = CryptoSigner(Ed25519PrivateKey.generate())
-            write_file(keys / f"{role}.pem", signers[role].private_bytes, mode=0o600)
+            write_file(keys / f"{role}.pem", signers[role].private_bytes, mode=0o600, flush=False)
         root = Root(expires=_after(expiry.root), consistent_snapshot=True)
         for role in ("root", "timestamp", "snapshot", "targets"):
             root.add_key(signers[role].public_key, role)
@@ -316,7 +316,7 @@ def _signed(payload: _Role, signer: CryptoSigner) -> bytes:
 
 def _write(path: Path, payload: _Role, signer: CryptoSigner) -> bytes:
     data = _signed(payload, signer)
-    write_file(path, data)
+    write_file(path, data, flush=False)
     return data
 
 
