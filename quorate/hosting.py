@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from quorate import assembly
+from quorate import assembly, resolution
 from quorate.endorsement import Endorsement
 from quorate.errors import PlanError, QuorateError, RoundsAborted, StateError
 from quorate.fleets import Enrolment
@@ -88,7 +88,7 @@ class Host:
         with self._lock:
             fleet = self._fleet(read, wanted)
             try:
-                assembly.check_abilities(read, fleet)
+                resolution.check_abilities(read, fleet)
                 record = assembly.open_run(self.store, read)
             finally:
                 fleet.close()
@@ -192,7 +192,7 @@ class Host:
                 f"population: found {plan.population}, but every run of this coordinator counts towards the budget of "
                 f"{self._population}; accepted: no [population]"
             )
-        assembly.check_recorded(plan)
+        resolution.check_recorded(plan)
         return plan.resolved(wanted.population), wanted
 
     def _fleet(self, plan: Plan, wanted: _Wanted) -> DeviceFleet:

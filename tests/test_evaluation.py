@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import quorate as q
-from quorate import assembly, pipeline
+from quorate import assembly, pipeline, resolution
 from quorate.callbacks import CsvLog, EarlyStopping, KeepBest
 from quorate.cells import Bins
 from quorate.errors import BudgetExhausted, DataError, PlanError, QuorumNotReached
@@ -379,7 +379,7 @@ def test_every_evaluation_is_charged_with_its_own_event_before_it_begins():
         rounds={"count": 4, "cohort": 8}, privacy=GAUSSIAN, secure_aggregation=IDEAL, evaluation=NOISY
     )
     with contextlib.closing(Store(None)) as store:
-        source, resolved = assembly.bound(made, fleet())
+        source, resolved = resolution.bound(made, fleet())
         found = assembly.run_in(store, source, resolved, lambda report: None)
         ledger = Ledger(store.ledger(found.record.id), delta=resolved.privacy.delta)
         assert list(ledger.charged_rounds) == [past.number for past in found.history]
@@ -415,7 +415,7 @@ def test_separation_is_counted_in_rounds_of_training():
     rounds = {"count": 6, "cohort": 4, "sampling": "separated", "separation": 3}
     made = plan(rounds=rounds, privacy=ftrl, evaluation={**ONE, "every": 1})
     with contextlib.closing(Store(None)) as store:
-        source, resolved = assembly.bound(made, fleet())
+        source, resolved = resolution.bound(made, fleet())
         found = assembly.run_in(store, source, resolved, lambda report: None)
         cohorts = [set(store.outcomes(found.record.id, past.number)) for past in found.committed]
     assert len(found.evaluations) == 6

@@ -152,7 +152,7 @@ def test_a_part_whose_packages_are_missing_says_how_to_install_them(code, missin
     [
         (["demo"], "sqlalchemy", "server"),
         (["run", "plan.toml"], "sqlalchemy", "server"),
-        (["plan", "check", "plan.toml"], "sqlalchemy", "server"),
+        (["plan", "check", "plan.toml"], "sklearn", "simulation"),
         (["runs", "list"], "sqlalchemy", "server"),
         (["serve", "."], "uvicorn", "server"),
         (["demo"], "sklearn", "simulation"),
@@ -168,6 +168,14 @@ def test_a_command_whose_packages_are_missing_says_how_to_install_them(
     assert done.stdout == ""
     assert f"pip install 'quorate[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_plan_is_checked_without_the_server_s_packages(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("plan.toml").write_text(PLAN)
+    done = quorate_command("plan", "check", "plan.toml", without=SERVER)
+    assert done.returncode == 0, done.stderr
+    assert "good" in done.stdout
 
 
 def test_the_version_is_the_distribution_s():

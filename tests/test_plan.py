@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import quorate as q
-from quorate.assembly import terms_hash
 from quorate.errors import PlanError
 from quorate.plan import Plan, Terms
 from quorate.planfile import format_plan, make_plan, read_plan
 from quorate.privacy import default_delta
+from quorate.resolution import terms_hash
 from quorate.strategies import local_rules, server_rules
 from quorate.strategies.aggregators import mean
 from tests.federations import CLIPPED, GAUSSIAN, IDEAL, SECAGG, SOFTMAX_DIGITS, content, plan

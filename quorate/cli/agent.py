@@ -273,9 +273,9 @@ def policy_check(
 
     own, read = _policy(policy), read_plan(plan, settings)
     if population is None:
-        from quorate import assembly
+        from quorate import resolution
 
-        population = assembly.open_fleet(read.fleet).size
+        population = resolution.open_fleet(read.fleet).size
     terms = read.resolved(population).terms()
     directory = state or _default_directory()
     spent: Any = {}

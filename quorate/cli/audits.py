@@ -43,7 +43,7 @@ def audit(
     from rich.console import Console
     from rich.table import Table
 
-    from quorate import assembly
+    from quorate import assembly, resolution
     from quorate.errors import PlanError
     from quorate.planfile import read_plan
     from quorate.simulations.auditing.canaries import with_canaries
@@ -52,7 +52,7 @@ def audit(
     from quorate.simulations.source import Simulation
 
     read = read_plan(plan, settings)
-    source = assembly.open_fleet(read.fleet)
+    source = resolution.open_fleet(read.fleet)
     if not isinstance(source, Simulation):
         raise PlanError(
             f"fleet.kind: found {read.fleet.kind!r}; an audit needs clients of its own making; accepted: 'simulation'"

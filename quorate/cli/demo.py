@@ -152,10 +152,10 @@ def _serve_and_pull(directory: Path, run: FinishedRun, version: Version, watch: 
 
 def _held_out(run: FinishedRun) -> np.ndarray:
     """The images that no client had."""
-    from quorate import assembly
+    from quorate import resolution
     from quorate.simulations.source import Simulation
 
-    source = assembly.open_fleet(run.plan.fleet)
+    source = resolution.open_fleet(run.plan.fleet)
     assert isinstance(source, Simulation)
     assert source.data.test is not None
     return source.data.test.x

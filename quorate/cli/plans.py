@@ -19,24 +19,20 @@ Settings = typer.Option(
 @app.command()
 def check(plan: Path = PlanFile, settings: list[str] = Settings) -> None:
     """Say whether a plan can be run, and if not, every reason."""
+    from quorate import resolution
     from quorate.planfile import read_plan
 
-    read = read_plan(plan, settings)
-    from quorate import assembly
-
-    resolved = assembly.resolve(read)
-    typer.echo(f"{plan}: good; terms {assembly.terms_hash(resolved)[:16]}")
+    resolved = resolution.resolve(read_plan(plan, settings))
+    typer.echo(f"{plan}: good; terms {resolution.terms_hash(resolved)[:16]}")
 
 
 @app.command()
 def show(plan: Path = PlanFile, settings: list[str] = Settings) -> None:
     """Show a plan with the defaults filled in, and what depends on the population worked out."""
+    from quorate import resolution
     from quorate.planfile import format_plan, read_plan
 
-    read = read_plan(plan, settings)
-    from quorate import assembly
-
-    typer.echo(format_plan(assembly.resolve(read)), nl=False)
+    typer.echo(format_plan(resolution.resolve(read_plan(plan, settings))), nl=False)
 
 
 @app.command()
@@ -51,13 +47,13 @@ def data(
     from rich.console import Console
     from rich.table import Table
 
-    from quorate import assembly
+    from quorate import resolution
     from quorate.errors import PlanError
     from quorate.planfile import read_plan
     from quorate.simulations.datasets import FederatedDataset, showing
 
     read = read_plan(plan, settings)
-    found = getattr(assembly.open_fleet(read.fleet), "data", None)
+    found = getattr(resolution.open_fleet(read.fleet), "data", None)
     if not isinstance(found, FederatedDataset):
         raise PlanError(
             f"fleet.kind: the data of a {read.fleet.kind!r} fleet stay with its members; accepted: 'simulation'"

@@ -237,19 +237,18 @@ def _calibrated(
 @app.command()
 def explain(plan: Path = PlanFile, settings: list[str] = Settings) -> None:
     """Say in plain words what a plan protects, against whom, and what is still learned."""
+    from quorate import resolution
     from quorate.errors import PlanError
     from quorate.planfile import read_plan
-
-    read = read_plan(plan, settings)
-    from quorate import assembly
     from quorate.privacy.explanation import Situation, explain
 
+    read = read_plan(plan, settings)
     if read.engine is not None:
         raise PlanError(
             f"engine.name: what the process of a {read.engine.name!r} engine releases is known once it has been made; "
             "accepted: a plan without [engine], or `quorate privacy spent` after a run"
         )
-    population = assembly.open_fleet(read.fleet).size
+    population = resolution.open_fleet(read.fleet).size
     resolved = read.resolved(population)
     bounds, summing = resolved.bounds(population), resolved.secure_aggregation
     situation = Situation(

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from quorate import assembly
+from quorate import assembly, resolution
 from quorate.errors import PlanError, QuorateError
 from quorate.planfile import format_plan, make_plan
 from quorate.simulations.source import Simulation
@@ -44,7 +44,7 @@ def test_a_sum_in_a_ring_is_refused_with_what_is_accepted(summing):
 def test_floating_point_noise_is_refused_on_a_fleet_of_real_members():
     fleet = SimpleNamespace(simulated=False, abilities=frozenset())
     with pytest.raises(PlanError, match=r"floating point.*accepted: 'central-gaussian'"):
-        assembly.check_abilities(plan(privacy=SECTION).resolved(12), fleet)
+        resolution.check_abilities(plan(privacy=SECTION).resolved(12), fleet)
 
 
 def test_a_query_that_is_no_path_is_refused():

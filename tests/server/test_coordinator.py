@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from quorate.assembly import terms_hash
 from quorate.errors import BudgetExhausted, QuorateError, QuorumNotReached
 from quorate.plan import Plan
 from quorate.privacy import Ledger
 from quorate.randomness import Randomness, generator
+from quorate.resolution import terms_hash
 from quorate.rounds import Closed, Kind, Outcome
 from quorate.server import checkpoints
 from quorate.server.coordinator import ATTEMPTS, Coordinator

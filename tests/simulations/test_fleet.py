@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import quorate as q
-from quorate import assembly, pipeline
+from quorate import assembly, pipeline, resolution
 from quorate.clients.adapters.examples import Examples
 from quorate.errors import PlanError, PolicyRefused, QuorateError, QuorumNotReached
 from quorate.parameters import Layout
@@ -295,13 +295,13 @@ def test_a_rule_that_the_client_does_not_have_is_refused():
 )
 def test_a_fleet_that_can_not_be_made_is_refused_in_the_plan_s_words(fleet, said):
     with pytest.raises(PlanError, match=said) as refused:
-        assembly.resolve(plan(fleet=fleet))
+        resolution.resolve(plan(fleet=fleet))
     assert all(problem.startswith("fleet") for problem in refused.value.problems)
 
 
 def test_a_dataset_that_does_not_exist_is_refused():
     with pytest.raises(PlanError, match=r"fleet.dataset: there is no 'wines', did you mean 'wine'"):
-        assembly.resolve(plan(fleet={"dataset": "wines", "clients": 12}))
+        resolution.resolve(plan(fleet={"dataset": "wines", "clients": 12}))
 
 
 def test_a_plan_s_fleet_is_the_one_made_in_python():

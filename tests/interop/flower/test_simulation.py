@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quorate import assembly
+from quorate import assembly, resolution
 from quorate.errors import PlanError
 from quorate.interop.flower.simulation import FlowerSimulation
 from quorate.plan import FleetSection
@@ -22,13 +22,13 @@ def test_rounds_of_a_plan_run_in_flower_s_simulation_on_ray() -> None:
 
 def test_a_plan_names_flower_s_simulation_as_it_names_ours() -> None:
     section = FleetSection(kind="flower-simulation", dataset="wine", clients=NODES, partition="iid")
-    source = assembly.open_fleet(section)
+    source = resolution.open_fleet(section)
     assert isinstance(source, FlowerSimulation)
     assert source.size == NODES
 
 
 def test_a_seed_is_refused_where_nothing_can_be_repeated() -> None:
     with pytest.raises(PlanError, match=r"fleet\.seed: found 1; Flower's simulation can't be repeated"):
-        assembly.open_fleet(FleetSection(kind="flower-simulation", dataset="wine", clients=4, seed=1))
+        resolution.open_fleet(FleetSection(kind="flower-simulation", dataset="wine", clients=4, seed=1))
     with pytest.raises(PlanError, match=r"fleet\.seed: found 1; a seed is for simulations"):
-        assembly.open_fleet(FleetSection(kind="flower", superlink="127.0.0.1:1", nodes=4, seed=1))
+        resolution.open_fleet(FleetSection(kind="flower", superlink="127.0.0.1:1", nodes=4, seed=1))
