@@ -350,7 +350,20 @@ def _log_moments(lowest: int, masses: np.ndarray, step: float) -> np.ndarray:
 
 
 def _gaussian_losses(mean: float, q: float, step: float, adding: bool) -> tuple[int, np.ndarray, float]:
-    """Lowest grid point, masses, and the mass at infinity, of (1-q)N(0,1) + qN(μ,1) against N(0,1), or the reverse.
+    """Lowest grid point, masses, and the mass at infinity, of (1-q)N(0,1) + qN(μ,1) against N(0,1), or the reverse."""
+    first, edges, with_it, without, below, above = _both_masses(mean, q, step)
+    if not adding:
+        return (first, *_split(with_it, without, edges[:-1], step, lowest=below[0], unbounded=above[0]))
+    lower = -edges[1:][::-1]
+    split = _split(without[::-1], with_it[::-1], lower, step, lowest=above[1], unbounded=below[1])
+    return (1 - first - len(edges), *split)
+
+
+@lru_cache(maxsize=4)
+def _both_masses(
+    mean: float, q: float, step: float
+) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, tuple[float, float], tuple[float, float]]:
+    """Lowest grid point, the cells' edges, their masses under (1-q)N(0,1) + qN(μ,1) and N(0,1), and what is outside.
 
     The loss log(1 - q + q·exp(μx - μ²/2)) grows with x, so a cell of the grid is an interval of x.
     """
@@ -361,18 +374,15 @@ def _gaussian_losses(mean: float, q: float, step: float, adding: bool) -> tuple[
     with np.errstate(divide="ignore", invalid="ignore"):
         odds = (np.expm1(edges) + q) / q
         x = np.where(odds > 0, np.log(np.maximum(odds, 1e-320)) / mean + mean / 2, -np.inf)
-    x = np.clip(
-        x, -_TAIL, mean + _TAIL
-    )  # what is outside: below counts as the lowest loss, above as infinite
-    with_it = (1 - q) * _cells(x, ndtr) + q * _cells(x - mean, ndtr)
+    # What is outside: below counts as the lowest loss, above as infinite.
+    x = np.clip(x, -_TAIL, mean + _TAIL)
     without = _cells(x, ndtr)
+    with_it = (1 - q) * without + q * _cells(x - mean, ndtr)
     below = float((1 - q) * ndtr(-_TAIL) + q * ndtr(-_TAIL - mean)), float(ndtr(-_TAIL))
     above = float((1 - q) * ndtr(-mean - _TAIL) + q * ndtr(-_TAIL)), float(ndtr(-mean - _TAIL))
-    if not adding:
-        return (first, *_split(with_it, without, edges[:-1], step, lowest=below[0], unbounded=above[0]))
-    lower = -edges[1:][::-1]
-    split = _split(without[::-1], with_it[::-1], lower, step, lowest=above[1], unbounded=below[1])
-    return (-last, *split)
+    for array in (edges, with_it, without):
+        array.setflags(write=False)
+    return first, edges, with_it, without, below, above
 
 
 def _split(
@@ -389,8 +399,11 @@ def _split(
 
 def _cells(x: np.ndarray, ndtr: Callable[..., Any]) -> np.ndarray:
     """P(x_i < N(0,1) ≤ x_{i+1}), from the nearer tail, so that it is precise relative to itself."""
-    left, right = x[:-1], x[1:]
-    cells: np.ndarray = np.where(left > 0, ndtr(-left) - ndtr(-right), ndtr(right) - ndtr(left))
+    tails = ndtr(-np.abs(x))
+    cells: np.ndarray = np.abs(np.diff(tails))
+    across = int(np.searchsorted(x, 0.0, side="right")) - 1
+    if 0 <= across < len(cells):
+        cells[across] = 1 - tails[across] - tails[across + 1]
     return cells
 
 
