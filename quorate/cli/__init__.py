@@ -72,7 +72,7 @@ def main() -> None:
     """Runs the command line: a known error is a message on standard error, without a traceback."""
     sys.path.insert(0, os.getcwd())  # a plan may name `module:attribute` of where it is run
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="quorate")
     except QuorateError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)

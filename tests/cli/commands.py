@@ -1,8 +1,9 @@
-"""Running the `quorate` command as people do: a process, its output, and its exit code."""
+"""Running the `quorate` command as people do, and its output and exit code: in this process, or in one of its own."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sqlite3
@@ -11,8 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+from quorate.cli import main
 
 COMMAND = str(Path(sys.executable).with_name("quorate"))
 
@@ -61,8 +66,38 @@ def environment() -> dict[str, str]:
     return {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
-def quorate(*arguments: str | Path, cwd: Path, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end."""
+@dataclass(frozen=True)
+class Done:
+    """What a command that ran in this process has said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def quorate(*arguments: str | Path, cwd: Path) -> Done:
+    """Runs a command to its end in this process, since starting one takes longer than most commands do."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        contextlib.chdir(cwd),
+        mock.patch.dict(os.environ, environment()),
+        mock.patch.object(sys, "argv", [COMMAND, *map(str, arguments)]),
+        mock.patch.object(sys, "path", [*sys.path]),
+        mock.patch.object(os, "execv", side_effect=AssertionError("it needs a process of its own")),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else 0
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def quorate_process(
+    *arguments: str | Path, cwd: Path, timeout_s: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end in a process of its own: for what changes the process, or depends on it."""
     return subprocess.run(
         [COMMAND, *map(str, arguments)],
         cwd=cwd, env=environment(), capture_output=True, text=True, timeout=timeout_s, check=False,
@@ -84,7 +119,7 @@ def started(*arguments: str | Path, cwd: Path) -> Iterator[subprocess.Popen[str]
         process.communicate()
 
 
-def assert_fails(done: subprocess.CompletedProcess[str], code: int) -> str:
+def assert_fails(done: Done | subprocess.CompletedProcess[str], code: int) -> str:
     """Its message: it failed as a command should, with nothing on standard output and no traceback."""
     assert done.returncode == code, done.stderr
     assert done.stdout == ""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,17 +13,16 @@ from quorate.clients.agent.state import AgentState, held
 from quorate.privacy import DistributedDiscreteGaussianEvent, NoisyVector
 from quorate.rounds import Outcome
 from quorate.summation import Exposure
-from tests.cli.commands import COMMAND, PLAN
+from tests.cli.commands import PLAN, quorate, quorate_process
 
 EVENT = DistributedDiscreteGaussianEvent((NoisyVector("delta", 10, 100.0, 10_000),), 4, 4, 4, 6)  # type: ignore[arg-type]
 
 
-def agent(*arguments: str, cwd: Path, code: int = 0) -> str:
-    """What a command says, standard error included."""
-    environment = {**os.environ, "XDG_STATE_HOME": str(cwd / "home"), "COLUMNS": "200"}
-    done = subprocess.run(
-        [COMMAND, "agent", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60
-    )
+def agent(*arguments: str, cwd: Path, code: int = 0, apart: bool = False) -> str:
+    """What a command says, standard error included; `apart`: in a process of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(cwd / "home"))
+        done = (quorate_process if apart else quorate)("agent", *arguments, cwd=cwd)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -141,7 +138,8 @@ def test_policy_show_fills_in_the_defaults(tmp_path):
     ],
 )
 def test_what_run_cant_use_is_said_at_once(arguments, says, tmp_path):
-    said = agent("run", *arguments, cwd=tmp_path, code=2 if "--" in says and "enrolled" not in says else 1)
+    code = 2 if "--" in says and "enrolled" not in says else 1
+    said = agent("run", *arguments, cwd=tmp_path, code=code, apart=True)  # the process becomes the agent's
     assert says in said
 
 

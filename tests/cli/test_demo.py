@@ -7,7 +7,7 @@ import urllib.request
 
 import pytest
 
-from tests.cli.commands import assert_fails, quorate, rows, started, wait_until
+from tests.cli.commands import assert_fails, quorate, quorate_process, rows, started, wait_until
 
 
 def processor_s() -> float:
@@ -18,7 +18,7 @@ def processor_s() -> float:
 
 def test_the_demo_does_the_whole_job_and_says_so_in_one_json_object(tmp_path):
     before = processor_s()
-    done = quorate("demo", "--json", cwd=tmp_path, timeout_s=280)
+    done = quorate_process("demo", "--json", cwd=tmp_path, timeout_s=280)
     assert done.returncode == 0, done.stderr
     assert processor_s() - before < 60
     found = json.loads(done.stdout)
@@ -50,7 +50,7 @@ def test_the_demo_does_the_whole_job_and_says_so_in_one_json_object(tmp_path):
 
 @pytest.mark.slow
 def test_the_demo_tells_a_person_what_happened_and_what_to_type_next(tmp_path):
-    done = quorate("demo", cwd=tmp_path, timeout_s=280)
+    done = quorate_process("demo", cwd=tmp_path, timeout_s=280)
     assert done.returncode == 0, done.stderr
     for expected in (
         "30 rounds committed", "accuracy 0.9", "ε released", "ε server", "the same predictions",
