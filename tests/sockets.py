@@ -1,4 +1,4 @@
-"""A transport over TCP on this machine: length-prefixed messages, one connection a member. For tests."""
+"""A transport over TCP on this machine: length-prefixed messages, one connection a member; and free ports."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ from quorate.rounds import Member
 from quorate.summation import Lost, Message
 
 LARGEST_MESSAGE = 1 << 24
+
+
+def free_port() -> int:
+    """A port that nobody listens on at the moment."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
 
 
 def write(connection: socket.socket, data: bytes) -> None:

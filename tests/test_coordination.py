@@ -25,8 +25,10 @@ from quorate.server.site import Site
 from quorate.wire import admin_pb2 as pb
 from quorate.wire.admin_pb2_grpc import AdminServiceStub
 from tests.server.devices.device import Conversation, Device, connected
-from tests.server.devices.test_rounds import COUNT, digits, eventually, free_port
+from tests.server.devices.test_rounds import COUNT, digits
+from tests.sockets import free_port
 from tests.test_hosting import plan
+from tests.waiting import eventually
 
 LOCAL = Addresses("localhost:0", "localhost:0", "localhost:0", "localhost:0")
 SIGNED = {"protocol": "secagg+", "min_survivors": 6, "threat_model": "semi-malicious"}

@@ -19,7 +19,8 @@ from quorate.rounds import Deadlines
 from quorate.server.administration import RunEvent, RunState
 from quorate.server.store import Store
 from tests.server.devices.test_faults import Byhand
-from tests.server.devices.test_rounds import COUNT, NAMES, Served, eventually, serving
+from tests.server.devices.test_rounds import COUNT, NAMES, Served, serving
+from tests.waiting import eventually
 
 
 def plan(rounds: int = 2, **sections: Any) -> str:

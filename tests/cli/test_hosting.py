@@ -18,8 +18,10 @@ import pytest
 from quorate.server.store import Round, opened
 from tests.cli.commands import COMMAND, assert_fails, environment, quorate
 from tests.server.devices.device import Device
-from tests.server.devices.test_rounds import COUNT, NAMES, digits, eventually, free_port
+from tests.server.devices.test_rounds import COUNT, NAMES, digits
+from tests.sockets import free_port
 from tests.test_hosting import plan
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.slow
 

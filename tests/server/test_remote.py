@@ -9,7 +9,6 @@ import multiprocessing.process
 import os
 import signal
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -33,6 +32,7 @@ from quorate.simulations.datasets import FederatedDataset
 from quorate.summation import Lost, Message, Sink, Summation, Transport
 from tests.member import GARBAGE, MASKED_INPUT
 from tests.sockets import SocketTransport
+from tests.waiting import eventually
 
 SHARES = MASKED_INPUT - 1
 COUNT = 8
@@ -214,16 +214,6 @@ def run(
     kind: type[RemoteFleet] = RemoteFleet,
 ) -> FinishedRun:
     return assembly.run(plan, fleet=Remote(transport, kind), state=state, watch=watch)
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
-    """Whether it comes true in time: members conclude on their own."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def test_members_in_other_processes_learn_a_model_that_only_their_noisy_sums_made(

@@ -246,7 +246,7 @@ def test_a_phase_closes_at_its_deadline_without_those_who_are_late(kind):
 
     started = time.monotonic()
     aggregate, lost = run(kind, deadlines=QUICK, wrap=lambda inner: Tampered(inner, silent))
-    assert 0.2 <= time.monotonic() - started < 5
+    assert 0.2 <= time.monotonic() - started < 30
     assert lost.total() == 1
     assert sorted(aggregate.survivors) == [m for m in MEMBERS if m != "client-2"]
 

@@ -12,14 +12,10 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from tests.sockets import free_port
+
 _BIN = Path(sys.prefix) / "bin"
 _ROOT = Path(__file__).parents[3]
-
-
-def free_port() -> int:
-    """A port on which nobody listens now."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
 
 
 class Processes:

@@ -22,7 +22,8 @@ from quorate.rounds import Instruction
 from quorate.task import Task
 from tests.cli.commands import quorate
 from tests.interop.flower.federations import NODES, NUMPY_APP, plan
-from tests.interop.flower.processes import Processes, free_port
+from tests.interop.flower.processes import Processes
+from tests.sockets import free_port
 
 
 @pytest.fixture

@@ -24,8 +24,9 @@ from quorate.wire.admin_pb2_grpc import AdminServiceStub
 from tests.clocks import DAY, HOUR, Clock
 from tests.disks import disk
 from tests.server.devices.device import Device, connected
-from tests.server.devices.test_rounds import COUNT, NAMES, digits, eventually
+from tests.server.devices.test_rounds import COUNT, NAMES, digits
 from tests.test_hosting import plan
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.slow
 

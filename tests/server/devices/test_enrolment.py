@@ -4,7 +4,6 @@ import datetime
 import shutil
 import ssl
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +28,7 @@ from quorate.server.keeping import Keeper
 from quorate.server.roll import Roll
 from quorate.server.site import Site, read_request_file
 from tests.clients.agent.proxy import Proxy
+from tests.waiting import eventually
 
 HOUR = datetime.timedelta(hours=1)
 
@@ -308,13 +308,6 @@ def test_a_renewed_server_certificate_is_shown_without_a_restart(
 # --- a coordinator that keeps up
 
 
-def heard_within(condition, timeout_s: float = 30) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return bool(condition())
-
-
 def test_a_coordinator_hears_of_a_revocation_by_its_own_authority(tmp_path: Path) -> None:
     site = Site.create(tmp_path / "site", ["localhost"], name="Test")
     elsewhere = Authority(site.folder / "authority")  # as the command has it
@@ -344,7 +337,7 @@ def test_a_coordinator_follows_an_independent_authority(ours, tmp_path: Path) ->
         assert keeper.roll.check(first.certificate, Role.DEVICE).name == first.name
         second = enrolled(tmp_path / "second", authority, address)
         authority.revoke(first.name, "stolen")
-        assert heard_within(lambda: keeper.roll.is_revoked(first.name))
+        assert eventually(lambda: keeper.roll.is_revoked(first.name))
         assert keeper.roll.check(second.certificate, Role.DEVICE).name == second.name
     assert site.renew() == [Role.COORDINATOR]  # the operator was never admitted
 

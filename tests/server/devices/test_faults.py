@@ -41,7 +41,8 @@ from quorate.summation import Loss
 from quorate.wire import device_pb2 as pb
 from quorate.wire import frames
 from tests.server.devices.device import Conversation, Device, chunks
-from tests.server.devices.test_rounds import COUNT, NAMES, Served, digits, eventually, make, serving
+from tests.server.devices.test_rounds import COUNT, NAMES, Served, digits, make, serving
+from tests.waiting import eventually
 
 ADVERTISED, SHARED, MASKED = 1, 2, 3
 PROCESSES = multiprocessing.get_context("forkserver")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 import threading
-import time
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -63,22 +61,6 @@ def make(rounds: int, **sections: Any) -> Plan:
         "fleet": {"kind": "devices", "listen": "localhost:0", "population": COUNT, "insecure": True},
     }
     return make_plan({**content, **sections})
-
-
-def free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
-        return int(listening.getsockname()[1])
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
-    """Whether it comes true in time."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 @dataclass

@@ -27,7 +27,8 @@ from quorate.wire import device_pb2 as pb
 from quorate.wire import frames
 from quorate.wire.streams import VERSIONS
 from tests.server.devices.device import OPTIONS, Conversation, messages
-from tests.server.devices.test_rounds import Served, eventually, serving
+from tests.server.devices.test_rounds import Served, serving
+from tests.waiting import eventually
 
 
 @pytest.fixture

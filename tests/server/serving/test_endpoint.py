@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +21,7 @@ from quorate.server.registry import Registry
 from quorate.server.serving import Endpoint
 from quorate.server.signing import Expiry
 from tests.artifacts.examples import change_a_byte, examples, new_registry, publish
+from tests.waiting import eventually
 
 INPUTS = examples(4)
 
@@ -50,10 +50,7 @@ def served_version(endpoint: Endpoint) -> int:
 
 
 def wait_for_version(endpoint: Endpoint, version: int) -> None:
-    deadline = time.monotonic() + 10
-    while served_version(endpoint) != version:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    assert eventually(lambda: served_version(endpoint) == version)
 
 
 def test_what_is_pulled_predicts_the_same_bits_as_the_endpoint(
@@ -243,10 +240,7 @@ def test_an_endpoint_signs_anew_what_is_about_to_expire(registry: Registry) -> N
     timestamp = registry.directory / "metadata" / "timestamp.json"
     before = timestamp.read_bytes()
     with Endpoint(longer, poll_s=0.01):
-        deadline = time.monotonic() + 10
-        while timestamp.read_bytes() == before:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        assert eventually(lambda: timestamp.read_bytes() != before)
     assert registry.verify() == []
 
 
@@ -255,6 +249,7 @@ def test_serving_without_the_extra_says_what_to_install() -> None:
 import sys
 sys.modules["uvicorn"] = None
 from quorate.errors import MissingExtra
+from tests.waiting import eventually
 try:
     import quorate.server.serving
 except MissingExtra as missing:
