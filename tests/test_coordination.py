@@ -20,6 +20,7 @@ from quorate.identity import Holder, Role, Root, Token
 from quorate.identity.membership import utc_now
 from quorate.identity.remote import RemoteAuthority
 from quorate.planfile import make_plan
+from quorate.rounds import Outcome
 from quorate.server.issuing import Issuer, Validity
 from quorate.server.site import Site
 from quorate.wire import admin_pb2 as pb
@@ -118,6 +119,33 @@ def test_a_revoked_device_is_turned_away_and_its_live_stream_ends(
         assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
         assert "revoked" in refused.value.details()
     service.StopRun(pb.RunRequest(run=run))
+
+
+def test_a_device_that_is_revoked_in_a_round_is_out_of_it_and_the_round_goes_on(
+    process: CoordinatorProcess, folder: Path, tmp_path: Path
+) -> None:
+    holders = [enrolled(process, folder, tmp_path / f"device-{i}") for i in range(COUNT)]
+    service, thief = operated(process, folder), holders[0].name
+
+    def revoked(count: int, frame: bytes) -> bytes:
+        if count == 3:  # its masked vector is about to leave
+            service.Revoke(pb.RevokeRequest(device=thief, reason="stolen"))
+        return frame
+
+    first = plan(rounds=1, secure_aggregation=SIGNED, training={"learning_rate": 0.3})
+    run = service.StartRun(pb.StartRunRequest(plan=first)).run
+    devices = [
+        Device(process.ports["devices"], holder.name, digits().clients[i], holder=holder)
+        for i, holder in enumerate(holders)
+    ]
+    devices[0].said = revoked
+    for device in devices:
+        threading.Thread(target=device.run, daemon=True).start()
+    (round,) = (event for event in service.WatchRun(pb.RunRequest(run=run)) if event.round)
+    for device in devices:
+        device.stopped = True
+    assert (round.outcome, round.survivors, dict(round.lost)) == ("committed", COUNT - 1, {"mask": 1})
+    assert process.host.store.outcomes(run, 1)[thief] is Outcome.ABORTED
 
 
 def test_the_log_says_which_device_was_refused(

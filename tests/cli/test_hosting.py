@@ -84,6 +84,9 @@ def test_an_operator_starts_watches_pauses_and_stops_a_run(tmp_path: Path) -> No
         assert eventually(lambda: len(rounds(tmp_path)) > 2, 30)
         assert run in quorate("runs", "list", "--at", "fl", cwd=tmp_path).stdout
         assert ": paused" in quorate("runs", "pause", run[:6], "--at", "fl", cwd=tmp_path).stdout
+        shown = quorate("runs", "show", run[:6], "--at", "fl", cwd=tmp_path).stdout
+        assert f"run      {run} (softmax): paused" in shown
+        assert f"a round needs {COUNT}" in shown
         watching = subprocess.Popen(
             [COMMAND, "runs", "watch", run, "--at", "fl"],
             cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True,

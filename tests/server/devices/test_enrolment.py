@@ -28,6 +28,7 @@ from quorate.server.keeping import Keeper
 from quorate.server.roll import Roll
 from quorate.server.site import Site, read_request_file
 from tests.clients.agent.proxy import Proxy
+from tests.disks import disk
 from tests.waiting import eventually
 
 HOUR = datetime.timedelta(hours=1)
@@ -127,6 +128,21 @@ def test_an_authority_that_is_away_is_unreachable(ours, tmp_path: Path) -> None:
     with pytest.raises(Unreachable):
         RemoteAuthority.of_token("localhost:1", Token.draw(bytes(32)), timeout_s=5)
     assert Holder(holder.folder).certificate == holder.certificate
+
+
+def test_an_authority_whose_disk_is_full_enrols_nobody_until_there_is_room(tmp_path: Path, caplog) -> None:
+    with disk(tmp_path / "small", 4) as full, listening(full.path / "authority") as (authority, address):
+        token = Token.parse(authority.token(HOUR).text)
+        remote = RemoteAuthority(address, authority.root)
+        holder = Holder.create(tmp_path / "device", authority.root)
+        full.fill()
+        with pytest.raises(Unreachable, match="can't answer now"):
+            remote.enrol(holder, token, utc_now())
+        assert "the authority's records can't be used" in caplog.text
+        assert authority.open_tokens() == 1
+        full.free()
+        remote.enrol(holder, token, utc_now())
+        assert authority.roll.check(holder.certificate, Role.DEVICE).name == holder.name
 
 
 def test_a_device_renews_and_leaves(ours, tmp_path: Path) -> None:

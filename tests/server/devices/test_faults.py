@@ -126,10 +126,27 @@ def run(
     return assembly.run(plan, fleet=source, state=state, watch=watch)
 
 
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What the coordinator writes."""
+    caplog.set_level("INFO", "quorate.server")
+    return caplog
+
+
+def named(logged: pytest.LogCaptureFixture, device: Member, about: str) -> bool:
+    """Whether the coordinator's log says something about a device."""
+    lines = (vars(line) for line in logged.records if line.name.startswith("quorate.server"))
+    return any(
+        about in line["message"]
+        and (line.get("device") == device or device in line.get("fields", {}).get("devices", ()))
+        for line in lines
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("after", "phase"), [(ADVERTISED, "share"), (SHARED, "mask"), (MASKED, "unmask")])
 def test_devices_that_are_killed_are_dropouts_of_the_phase_they_died_in(
-    served: Served, processes: Processes, after: int, phase: str
+    served: Served, processes: Processes, after: int, phase: str, logged: pytest.LogCaptureFixture
 ) -> None:
     processes.start(*NAMES)
     victims = NAMES[:2]
@@ -138,6 +155,8 @@ def test_devices_that_are_killed_are_dropouts_of_the_phase_they_died_in(
     (round,) = found.history
     assert round.status == "committed"
     assert round.lost == {phase: 2}
+    for name in victims:
+        assert named(logged, name, "a member is out of the round")
     assert round.survivors == (COUNT if after == MASKED else COUNT - 2)
 
 
@@ -162,7 +181,7 @@ def test_with_one_device_more_than_is_tolerated_the_round_is_aborted_and_the_nex
 
 @pytest.mark.slow
 def test_a_frozen_device_is_left_out_and_takes_part_again_when_it_thaws(
-    served: Served, processes: Processes
+    served: Served, processes: Processes, logged: pytest.LogCaptureFixture
 ) -> None:
     processes.start(*NAMES)
     slow = NAMES[3]
@@ -174,16 +193,21 @@ def test_a_frozen_device_is_left_out_and_takes_part_again_when_it_thaws(
     found = run(Watched(served, stops, phase_s=2.0), make(rounds=2), watch=thaw)
     assert [round.status for round in found.history] == ["committed"] * 2
     assert [round.survivors for round in found.history] == [COUNT - 1, COUNT]
+    assert named(logged, slow, "closed at its deadline without 1 members")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("misbehaviour", ["garbage", "truncated", "silent"])
-def test_a_device_that_lies_is_left_out(served: Served, processes: Processes, misbehaviour: str) -> None:
+def test_a_device_that_lies_is_left_out(
+    served: Served, processes: Processes, misbehaviour: str, logged: pytest.LogCaptureFixture
+) -> None:
     processes.start(*NAMES[1:])
     processes.start(NAMES[0], misbehaviour=misbehaviour)
     found = run(Watched(served, phase_s=2.0), make(rounds=1))
     (round,) = found.history
     assert (round.status, round.survivors, round.lost) == ("committed", COUNT - 1, {"mask": 1})
+    said = "closed at its deadline" if misbehaviour == "silent" else "a member is out of the round"
+    assert named(logged, NAMES[0], said)
 
 
 class Byhand:
@@ -220,7 +244,9 @@ def counted(served: Served, name: str, **labels: str) -> float:
         ("empty", Loss.VIOLATION),
     ],
 )
-def test_a_device_that_breaks_the_wire_s_rules_is_lost_alone(misdeed: str, loss: Loss) -> None:
+def test_a_device_that_breaks_the_wire_s_rules_is_lost_alone(
+    misdeed: str, loss: Loss, logged: pytest.LogCaptureFixture
+) -> None:
     limits = Limits(stalled_s=0.5, slowest_bytes_per_s=1e9)
     with serving(limits) as served:
         served.start(*NAMES[1:])
@@ -254,6 +280,7 @@ def test_a_device_that_breaks_the_wire_s_rules_is_lost_alone(misdeed: str, loss:
         assert round.lost == {"advertise": 1}
         drop = {"run": found.record.id, "phase": "advertise", "reason": loss.value}
         assert counted(served, "drops_total", **drop) == 1
+        assert named(logged, NAMES[0], "a member is out of the round")
 
 
 def test_the_metrics_say_what_became_of_a_round_s_members(served: Served) -> None:
@@ -383,7 +410,9 @@ class Proxy:
 
 
 @pytest.mark.slow
-def test_a_device_whose_network_is_cut_is_left_out_and_is_back_when_it_heals(served: Served) -> None:
+def test_a_device_whose_network_is_cut_is_left_out_and_is_back_when_it_heals(
+    served: Served, logged: pytest.LogCaptureFixture
+) -> None:
     served.start(*NAMES[1:])
     with Proxy(served.port) as proxy:
         device = Device(proxy.port, NAMES[0], digits().clients[0])
@@ -394,9 +423,12 @@ def test_a_device_whose_network_is_cut_is_left_out_and_is_back_when_it_heals(ser
     assert [round.status for round in found.history] == ["committed"] * 2
     assert [round.survivors for round in found.history] == [COUNT - 1, COUNT]
     assert found.history[0].lost == {"mask": 1}
+    assert named(logged, NAMES[0], "closed at its deadline without 1 members")
 
 
-def test_a_device_that_joins_again_in_a_round_is_a_dropout_of_it_and_in_the_next_one(served: Served) -> None:
+def test_a_device_that_joins_again_in_a_round_is_a_dropout_of_it_and_in_the_next_one(
+    served: Served, logged: pytest.LogCaptureFixture
+) -> None:
     joined: list[Conversation] = []
 
     def again(count: int, frame: bytes) -> bytes | None:
@@ -410,6 +442,7 @@ def test_a_device_that_joins_again_in_a_round_is_a_dropout_of_it_and_in_the_next
     served.start(NAMES[0], said=again)
     found = run(Watched(served), make(rounds=2))
     assert [round.survivors for round in found.history] == [COUNT - 1, COUNT]
+    assert named(logged, NAMES[0], "a device has joined again")
 
 
 def test_logs_hold_names_and_numbers_and_never_a_key_a_share_or_an_update(served: Served) -> None:
