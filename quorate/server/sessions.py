@@ -54,7 +54,7 @@ def drive(
     """
     lost: Counter[str] = Counter()
     why: Counter[Loss] = Counter()
-    gone: dict[Member, Loss] = {}
+    gone: dict[Member, Lost] = {}
     outgoing = half.begin(members)
     timeout_s, revealing, enough = deadlines.training_s, False, close.after
     while not half.done:
@@ -80,21 +80,25 @@ def drive(
 
 
 def _gather(
-    half: ServerSum, transport: Transport, deadline: float, gone: dict[Member, Loss], enough: int | None
+    half: ServerSum, transport: Transport, deadline: float, gone: dict[Member, Lost], enough: int | None
 ) -> Counter[Loss]:
     """Takes this phase's messages until nobody more is needed or its deadline passes; says why others are missing."""
     answered, missing = 0, Counter[Loss]()
 
-    def lose(member: Member, loss: Loss) -> None:
-        missing[gone.setdefault(member, loss)] += member in half.awaited
-        half.lose(member)
+    def lose(lost: Lost) -> None:
+        first, lost = lost.member not in gone, gone.setdefault(lost.member, lost)
+        missed = lost.member in half.awaited
+        missing[lost.loss] += missed
+        if (first and lost.loss is Loss.VIOLATION) or (missed and lost.loss in (Loss.GONE, Loss.DECLINED)):
+            _log(half, lost)
+        half.lose(lost.member)
 
     for member in gone.keys() & half.awaited:
-        lose(member, gone[member])
+        lose(gone[member])
     while half.awaited:
         if answered == enough:
             for member in list(half.awaited):
-                lose(member, Loss.SPARE)
+                lose(Lost(member, "others were quicker", Loss.SPARE))
             break
         event = transport.receive(max(0.0, deadline - time.monotonic()))
         if event is None or event.member in gone:
@@ -104,21 +108,19 @@ def _gather(
             extra = {"phase": half.phase, "fields": {"devices": late[:_MOST_NAMED]}}
             log.info("a phase closed at its deadline without %d members", len(late), extra=extra)
             for member in late:
-                lose(member, Loss.LATE)
+                lose(Lost(member, "it missed a deadline", Loss.LATE))
         elif isinstance(event, Lost):
-            if event.member in half.awaited:
-                _log_loss(logging.INFO, half, event.member, event.reason)
-            lose(event.member, event.loss)
+            lose(event)
         else:
             try:
                 half.receive(event.member, event.data)
                 answered += 1
             except ProtocolViolation as violation:
-                _log_loss(logging.WARNING, half, event.member, str(violation))
-                lose(event.member, Loss.VIOLATION)
+                lose(Lost(event.member, str(violation), Loss.VIOLATION))
     return +missing
 
 
-def _log_loss(level: int, half: ServerSum, member: Member, reason: str) -> None:
-    extra = {"device": member, "phase": half.phase, "reason": reason}
+def _log(half: ServerSum, lost: Lost) -> None:
+    level = logging.WARNING if lost.loss is Loss.VIOLATION else logging.INFO
+    extra = {"device": lost.member, "phase": half.phase, "reason": lost.reason}
     log.log(level, "a member is out of the round", extra=extra)

@@ -145,6 +145,22 @@ def test_it_is_told_why_members_are_lost_once_each(instead, loss, deadlines):
     assert not any(missing for _, missing in told[1:])
 
 
+def test_the_log_names_a_member_that_went_between_two_phases(caplog):
+    """It has answered, so that nobody misses it before the next phase."""
+    caplog.set_level("INFO", "quorate.server.sessions")
+    told = []
+
+    def change(event):
+        told.append(event.member)
+        went = event.member == "client-3" and told.count("client-3") == 1
+        return [event, Lost("client-3", "the stream ended")] if went else [event]
+
+    _, lost = run(wrap=lambda inner: Tampered(inner, change))
+    assert lost == {"share": 1}
+    (line,) = map(vars, caplog.records)
+    assert (line["device"], line["phase"], line["reason"]) == ("client-3", "share", "the stream ended")
+
+
 def test_a_sum_below_the_quorum_says_where_the_others_are():
     journal = Diary()
     refuse = {"client-0": Loss.DECLINED, "client-1": Loss.DECLINED, "client-2": Loss.VIOLATION}

@@ -162,7 +162,7 @@ class Federation:
         self.agents: dict[str, subprocess.Popen[bytes]] = {}
         self.reports: list[RoundReport] = []
         self.opened = threading.Event()
-        self.deadlines = Deadlines(training_s=20.0, phase_s=4.0)
+        self.deadlines = Deadlines(training_s=60.0, phase_s=4.0)
         self.at: dict[tuple[str, int], Callable[[], None]] = {}
         self.refused: Counter[str] = Counter()
 
@@ -283,7 +283,7 @@ class Running:
         return self._found[0]
 
 
-def until(holds: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
+def until(holds: Callable[[], object], what: str, timeout_s: float = 120.0) -> None:
     """Waits until something holds."""
     deadline = time.monotonic() + timeout_s
     while True:
