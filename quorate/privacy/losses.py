@@ -23,6 +23,26 @@ sum modulo 2^32 is a function of it, too. Vectors of one sum, each divided by it
 Gaussian of unit variance, moved by at most √Σ Δ²/(σ²-r²) = μ in L2 norm; it is rotation invariant, so μ is all
 that matters, and a shorter move is a function of a longer one (shrink, then add noise), sampled or not.
 
+**Skellam noise is discrete Gaussian noise of a random width.** Of variance r it is P(x) = e^-r I_|x|(r), and by Hartman
+and Watson 1974 (*Normal distribution functions on spheres and the modified Bessel functions*) there is a law η of t > 0
+with I_ν(r) / I_0(r) = ∫ exp(-ν²t/2) η(dt) for all ν ≥ 0. So with ϑ(t) = Σ_x exp(-x²t/2)
+
+    P = ∫ N_Z(0, 1/t) w(dt),   w(dt) = e^-r I_0(r) ϑ(t) η(dt), a law.
+
+The width looks at nothing, so it may be told, one a coordinate. It is hardly ever narrow: η is the law of ∫_0^1
+ds/|B_s|², B a planar Brownian motion with |B_0| = |B_1| = √r (Yor 1980, *Loi de l'indice du lacet brownien, et
+distribution de Hartman-Watson*). The angle θ between its ends has a density proportional to e^{r cos θ}, and given the
+ends B is a bridge, whose part across the chord is √r cos(θ/2) + b_s with a standard Brownian bridge b. Let h > 0, L =
+2h² + log(1.01 √(2πr)), 1 - cos a = L/r. Then P(min b ≤ -h) = e^{-2h²}, and since 1 - cos θ ≤ θ²/2 gives I_0(r) ≥ e^r /
+1.01√(2πr) for r ≥ 4, P(|θ| > a) ≤ e^{r cos a} / I_0(r) ≤ e^{-2h²}. Otherwise |B_s| > √r cos(a/2) - h for all s, hence
+
+    1/t ≥ s²,   s = √(r - L/2) - h,   but for a probability under η of 2e^{-2h²}.
+
+Under w it is at most twice that: ϑ falls, ϑ(1/s²) ≤ 1 + √(2πr), and e^-r I_0(r) ≤ √(π/8r), as 1 - cos θ ≥ 2θ²/π². So
+in d coordinates all widths are at least s but for a probability of 4d·e^{-2h²} = `_UNLIKELY`, which is counted as lost,
+in every round; otherwise the proof above holds, with s² for σ² and τ = 0 (noise of a larger width is a function of that
+of a smaller). s is about h = 5 or 6 steps below √r.
+
 **Sampling, and its edges.** With the member drawn with probability q the pair is (1-q)N(0,1) + qN(μ,1)
 against N(0,1); removing and adding are composed apart, because a member is zeroed in all rounds or in none.
 Hockey-stick divergences are jointly convex, so the secret draw of the others may be told: with probability p
@@ -67,6 +87,8 @@ __all__ = ["example_epsilon", "gaussian_delta", "gaussian_epsilon", "released_ep
 _ROUNDING_VARIANCE = 4.0
 """r²; 3η = 6·exp(-8π²)·(1 + …) is below 1e-33."""
 _ROUNDING_CLOSENESS = 1e-33
+_UNLIKELY = 2.0**-60
+"""That the width of a coordinate of a vector's Skellam noise is below the one that is counted, in a round."""
 _STEP = 1e-4
 _LARGEST_WINDOW = 1 << 19
 _TAIL = 9.5
@@ -91,14 +113,15 @@ def released_epsilon(rounds: Iterable[tuple[Event, int]], delta: float) -> float
     Raises:
         MissingExtra: SciPy is not installed.
     """
-    plain, close, sampled = 0.0, 0.0, []
+    plain, close, lost, sampled = 0.0, 0.0, 0.0, []
     for event, count in rounds:
         inner = event.event if isinstance(event, TruncatedPoissonSampledEvent) else event
         if isinstance(inner, ExternalEvent):
-            mean, distance = gaussian_mean(inner), 0.0
+            mean, distance, chance = gaussian_mean(inner), 0.0, 0.0
         else:
-            mean, distance = _as_gaussian(inner, inner.released_shares)
+            mean, distance, chance = _as_gaussian(inner, inner.released_shares)
         close += count * distance
+        lost += count * chance
         if isinstance(event, TruncatedPoissonSampledEvent) and event.probability < 1:
             sampled.append((mean, event.probability, edge_probability(event), count))
         else:
@@ -106,24 +129,25 @@ def released_epsilon(rounds: Iterable[tuple[Event, int]], delta: float) -> float
     if sampled and max(math.sqrt(plain), *(mean for mean, *_ in sampled)) > _LARGEST_MEAN:
         return math.inf
     if not sampled:
-        return _widened(lambda d: gaussian_epsilon(math.sqrt(plain), d), delta, close)
+        return _widened(lambda d: gaussian_epsilon(math.sqrt(plain), d), delta - lost, close)
     if plain > 0:
         sampled.append((math.sqrt(plain), 1.0, 0.0, 1))
     parts = tuple(sorted(sampled))
-    return _widened(lambda d: _composed_epsilon(parts, d), delta, close)
+    return _widened(lambda d: _composed_epsilon(parts, d), delta - lost, close)
 
 
 def server_epsilon(rounds: Iterable[tuple[Event, int]], delta: float) -> float:
     """ε at δ of participations against the server, which knows who took part; infinite where it can't be told so."""
-    square, close = 0.0, 0.0
+    square, close, lost = 0.0, 0.0, 0.0
     for event, count in rounds:
         inner = event.event if isinstance(event, TruncatedPoissonSampledEvent) else event
         if isinstance(inner, ExternalEvent) or not inner.shares:
             return math.inf
-        mean, distance = _as_gaussian(inner, inner.shares)
+        mean, distance, chance = _as_gaussian(inner, inner.shares)
         square += count * mean**2
         close += count * distance
-    return _widened(lambda d: gaussian_epsilon(math.sqrt(square), d), delta, close)
+        lost += count * chance
+    return _widened(lambda d: gaussian_epsilon(math.sqrt(square), d), delta - lost, close)
 
 
 def example_epsilon(trainings: Iterable[tuple[ExampleEvent, int]], delta: float) -> float:
@@ -157,23 +181,37 @@ def example_epsilon(trainings: Iterable[tuple[ExampleEvent, int]], delta: float)
     return _widened(lambda d: _composed_epsilon(tuple(sorted(parts)), d), delta, close)
 
 
-def _as_gaussian(event: NoisySum, shares: int) -> tuple[float, float]:
-    """μ of the Gaussian that dominates the sum, and ρ; infinite for noise of another kind, or too narrow for r²."""
-    if isinstance(event, DistributedSkellamEvent | CentralDiscreteLaplaceEvent):
-        return math.inf, math.inf
+def _as_gaussian(event: NoisySum, shares: int) -> tuple[float, float, float]:
+    """μ of the Gaussian that dominates the sum, ρ, and the probability that it doesn't.
+
+    Infinite for noise of another kind, or too narrow for r².
+    """
+    if isinstance(event, CentralDiscreteLaplaceEvent):
+        return math.inf, math.inf, 0.0
+    skellam = isinstance(event, DistributedSkellamEvent)
     square, close = 0.0, closeness(event, shares)
     for vector in event.vectors:
-        variance = shares * float(vector.share_variance) - _ROUNDING_VARIANCE
-        if variance <= _ROUNDING_VARIANCE:
-            return math.inf, math.inf
-        square += vector.norm_bound**2 / variance
+        variance = shares * float(vector.share_variance)
+        width = _least_variance(variance, vector.dimension) if skellam else variance
+        if width <= 2 * _ROUNDING_VARIANCE:
+            return math.inf, math.inf, 0.0
+        square += vector.norm_bound**2 / (width - _ROUNDING_VARIANCE)
         close += vector.dimension * _ROUNDING_CLOSENESS
-    return math.sqrt(square), close
+    return math.sqrt(square), close, skellam * len(event.vectors) * _UNLIKELY
+
+
+def _least_variance(variance: float, dimension: int, unlikely: float = _UNLIKELY) -> float:
+    """s²: Skellam noise is discrete Gaussian noise of random variances, which are at least that, but for `unlikely`."""
+    squared = math.log(4 * dimension / unlikely) / 2
+    rest = variance - squared - math.log(1.01 * math.sqrt(2 * math.pi * variance)) / 2
+    if variance < 4 or rest <= squared:
+        return 0.0
+    return (math.sqrt(rest) - math.sqrt(squared)) ** 2
 
 
 def _widened(epsilon: Callable[[float], float], delta: float, close: float) -> float:
-    """ε + 2ρ at δ·e^-ρ."""
-    return epsilon(delta * math.exp(-close)) + 2 * close if close < 1 else math.inf
+    """ε + 2ρ at δ·e^-ρ; δ is what is left of it for that."""
+    return epsilon(delta * math.exp(-close)) + 2 * close if close < 1 and delta > 0 else math.inf
 
 
 def gaussian_delta(mean: float, epsilon: float) -> float:
