@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["impossible"]
 
 _FEWEST_FOR_ROBUSTNESS = 3
+_AGAINST_OVER_SELECTION = {
+    "poisson": "a round that goes on with the quick members is not the random sample that privacy is amplified by",
+    "separated": "those who are drawn and not waited for are charged for a round that they are not kept apart from, so "
+    "that the next ones may pass what their separation allows",
+}
 
 
 def impossible(terms: Terms) -> list[str]:
@@ -41,11 +46,10 @@ def impossible(terms: Terms) -> list[str]:
             f"secure_aggregation.buckets: found {summing.buckets}, but privacy.mechanism 'dp-ftrl' adds its noise to "
             "one sum a round; accepted: 1"
         )
-    if rounds.sampling == "poisson" and rounds.over_selection > 1:
+    if rounds.over_selection > 1 and rounds.sampling in _AGAINST_OVER_SELECTION:
         problems.append(
-            f"rounds.over_selection: found {rounds.over_selection:g}, but with rounds.sampling {rounds.sampling!r} a "
-            "round that goes on with the quick members is not the random sample that privacy is amplified by; "
-            "accepted: 1, or sampling = 'fixed'"
+            f"rounds.over_selection: found {rounds.over_selection:g}, but with rounds.sampling {rounds.sampling!r} "
+            f"{_AGAINST_OVER_SELECTION[rounds.sampling]}; accepted: 1, or sampling = 'fixed'"
         )
     problems += _impossible_buckets(rounds, summing) if isinstance(summing, RingSum) else []
     strategy = terms.strategy.resolve()

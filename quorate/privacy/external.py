@@ -5,14 +5,17 @@ keeps it as canonical JSON, in an `ExternalEvent`; accounting asks `dp_accountin
 relation that ours are under (one member's contribution replaced by zero: `REPLACE_SPECIAL`), and takes the exact
 Gaussian bound where nothing but Gaussian noise is in it. No amplification by sampling is added to what the event says.
 
-What is left out: events that dp-accounting's Rényi accountant does not support. What their own noise generators and
-floating-point arithmetic leak (Mironov 2012) is not accounted: these events say what the mechanism is on paper.
+What is left out: events that dp-accounting's Rényi accountant does not support, and events that say themselves how
+members were drawn, or how rarely they come: it is our coordinator that draws, and not as those say. What their own
+noise generators and floating-point arithmetic leak (Mironov 2012) is not accounted: these events say what the mechanism
+is on paper.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,14 @@ from quorate.privacy.events import ExternalEvent
 __all__ = ["external_curve", "gaussian_mean", "is_accounted", "parse", "write"]
 
 _KIND = "type"
+_DRAWN = {
+    "PoissonSampledDpEvent",
+    "SampledWithReplacementDpEvent",
+    "SampledWithoutReplacementDpEvent",
+    "SingleEpochTreeAggregationDpEvent",
+    "TruncatedSubsampledGaussianDpEvent",
+}
+"""Events that rest on a way to draw members."""
 
 
 def write(event: Any) -> str:
@@ -48,8 +59,11 @@ def parse(content: str) -> Any:
 
 
 def is_accounted(event: Any) -> bool:
-    """Whether dp-accounting knows a Rényi curve of the event (a `DpEvent`) under our neighbouring relation."""
-    return bool(_accountant(np.array([2.0])).supports(event))
+    """Whether dp-accounting knows a Rényi curve of the event (a `DpEvent`) under our neighbouring relation.
+
+    Not of one that rests on a way to draw members, which nothing here enforces.
+    """
+    return not _DRAWN & set(_kinds(_plain(event))) and bool(_accountant(np.array([2.0])).supports(event))
 
 
 def external_curve(event: ExternalEvent, orders: tuple[float, ...]) -> np.ndarray:
@@ -104,6 +118,16 @@ def _plain(value: Any) -> Any:
     if array.dtype.kind in "fiub":
         return array.item() if array.ndim == 0 else array.tolist()
     raise DataError(f"an event can't hold {value!r}")
+
+
+def _kinds(content: Any) -> Iterator[str]:
+    """The events in an event, and its own."""
+    if isinstance(content, list):
+        for item in content:
+            yield from _kinds(item)
+    elif isinstance(content, dict):
+        yield str(content.get(_KIND))
+        yield from _kinds(list(content.values()))
 
 
 def _event(content: Any) -> Any:

@@ -52,6 +52,21 @@ def test_what_dp_accounting_does_not_know_is_not_accounted():
     assert released_epsilon({ExternalEvent(write(dp_accounting.UnsupportedDpEvent())): 1}, 1e-5) == np.inf
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        SAMPLED,
+        dp_accounting.ComposedDpEvent([GAUSSIAN, SAMPLED]),
+        dp_accounting.SelfComposedDpEvent(SAMPLED, 12),
+        dp_accounting.SampledWithoutReplacementDpEvent(100, 10, GAUSSIAN),
+        dp_accounting.dp_event.SingleEpochTreeAggregationDpEvent(2.0, [8]),
+    ],
+)
+def test_an_event_that_rests_on_a_draw_which_nothing_here_enforces_is_not_accounted(event):
+    assert not is_accounted(event)
+    assert is_accounted(COMPOSED)
+
+
 def test_gaussian_events_compose_exactly():
     # Balle and Wang 2018, Theorem 8, for μ² = 3 (1/1.5² + 1/5²).
     mean = np.sqrt(3 * (1 / 1.5**2 + 1 / 25))
