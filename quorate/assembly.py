@@ -85,16 +85,17 @@ def run_in(
         live = stack.enter_context(_closing(source.open(plan, store.directory)))
         check_abilities(plan, live)
         record = open_run(store, plan)
-        publisher = PublishWhenDue(plan, record, source.size, store)
         randomness = _randomness(plan)
         engine = _engine(plan, record, live, source.size, randomness, stack)
+        ledger = _ledger(plan, record, store, engine, source.size)
+        publisher = PublishWhenDue(plan, record, source.size, store, ledger)
         coordinator = Coordinator(
             run=record,
             rounds=plan.rounds.count,
             engine=engine,
             store=store,
             samplers=_samplers(plan, record, store),
-            ledger=_ledger(plan, record, store, engine, source.size),
+            ledger=ledger,
             randomness=randomness,
             watch=watch,
             publish=publisher,
@@ -114,6 +115,7 @@ def run_in(
             state=coordinator.state,
             epsilon=coordinator.spent(),
             example_epsilon=example_spend(store, record, plan.training),
+            ledger_head=None if ledger is None else ledger.sealed_head,
             versions=store.versions(record.id),
         )
 

@@ -36,6 +36,7 @@ class FinishedRun:
         state: after the last committed round.
         epsilon: what was spent; None when no privacy is claimed.
         example_epsilon: what was spent of one example; None where clients don't train by DP-SGD.
+        ledger_head: SHA-256 of the ledger's last row, which versions carry; None when no privacy is claimed.
         versions: what was published while it ran: round, registry, model and version.
     """
 
@@ -46,6 +47,7 @@ class FinishedRun:
     state: RunState
     epsilon: Epsilons | None
     example_epsilon: ExampleEpsilon | None
+    ledger_head: str | None
     versions: Sequence[Mapping[str, Any]]
 
     @property
@@ -106,6 +108,7 @@ class FinishedRun:
             self.metrics,
             self.epsilon,
             self.example_epsilon,
+            self.ledger_head,
         )
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:

@@ -165,8 +165,10 @@ class Privacy(_Frozen):
             nobody.
         summation: how updates were summed and against whom that protects, such as `secagg+, semi-honest`.
         withdrawal: what the version keeps of a member that withdraws, in words; versions of before do not say it.
-        examples: what it cost single examples; None when nothing is claimed for those. What is None of these two is
-            left out of the file.
+        examples: what it cost single examples; None when nothing is claimed for those.
+        ledger: SHA-256 of the last row of the run's ledger when it was published, in lower-case hexadecimal: a ledger
+            that is shown later must have that row (`quorate privacy verify --manifest`). None when nothing is claimed;
+            versions of before do not say it. What is None of these three is left out of the file.
     """
 
     mechanism: str = Field(min_length=1)
@@ -178,11 +180,12 @@ class Privacy(_Frozen):
     summation: str = Field(min_length=1)
     withdrawal: str | None = None
     examples: ExamplePrivacy | None = None
+    ledger: Sha256 | None = None
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_said(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
         fields: dict[str, object] = handler(self)
-        late = {"withdrawal", "examples"}
+        late = {"withdrawal", "examples", "ledger"}
         return {name: value for name, value in fields.items() if name not in late or value is not None}
 
 

@@ -15,6 +15,7 @@ from quorate.cli.plans import PlanFile, Settings
 from quorate.cli.runs import Database, StateDirectory
 
 if TYPE_CHECKING:
+    from quorate.artifacts import Manifest
     from quorate.plan import Plan, Training
     from quorate.privacy import ExampleEpsilon, Ledger
     from quorate.privacy.explanation import Evaluations
@@ -76,9 +77,10 @@ def budget(
     database: str | None = Database,
     as_json: bool = AsJson,
 ) -> None:
-    """Say what runs may still spend: the released ε, and how many rounds like the last one.
+    """Say what runs may still spend: the released ε, and how many rounds of training like the last one that is.
 
-    Then what each population may: all runs that count towards its budget spend from it together.
+    They are counted as if no evaluation came between them. Then what each population may: all
+    runs that count towards its budget spend from it together.
     """
     from quorate.server.store import opened
 
@@ -91,7 +93,8 @@ def budget(
             if book is not None and limit is not None:
                 used = book.spent().released
                 row |= {"budget": limit, "spent": used, "left": limit - used}
-                row["rounds_left"] = book.rounds_left(10_000)
+                like = _last_training(store, run, book)
+                row["rounds_left"] = None if like is None else book.rounds_left(like, 10_000)
             found.append(row)
         named = {row["population"] for row in found}
         shared = [
@@ -116,14 +119,42 @@ def budget(
 
 
 @app.command()
-def verify(run_id: str | None = RunId, state: Path = StateDirectory, database: str | None = Database) -> None:
-    """Check ledgers: every row follows the one before it, and every round that could release something is charged."""
-    from quorate.errors import VerificationFailed
+def verify(
+    run_id: str | None = RunId,
+    state: Path = StateDirectory,
+    database: str | None = Database,
+    manifests: list[Path] = typer.Option(
+        [],
+        "--manifest",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="A published version's manifest.json, as it was pulled: its run's ledger must have the row that it names.",
+    ),
+) -> None:
+    """Check ledgers: every row follows the one before it, and every round that could release something is charged.
+
+    And that they are the ledgers of what was published: a version's manifest names the ledger's last row of its time.
+    The versions that the state directory knows of are checked, where their registry is here, and all --manifest files.
+    """
+    from quorate.artifacts import Manifest
+    from quorate.errors import PlanError, VerificationFailed
     from quorate.server.store import opened
 
+    shown = [Manifest.from_bytes(path.read_bytes()) for path in manifests]
     with opened(state, database) as store:
-        for run, book in _books(store, run_id):
+        asked = [run_id] if run_id is not None or not shown else list(dict.fromkeys(m.run for m in shown))
+        books = [found for each in asked for found in _books(store, each)]
+        strangers = {manifest.run for manifest in shown} - {run.id for run, _ in books}
+        if strangers:
+            raise PlanError(
+                f"--manifest: found a version of run {strangers.pop()}; accepted: of run {run_id}"
+            )
+        for run, book in books:
+            versions = [manifest for manifest in shown if manifest.run == run.id]
+            versions += [manifest for manifest in _published(store, run) if manifest not in versions]
             if book is None:
+                _check_unclaimed(run, versions)
                 typer.echo(f"run {run.id}: no privacy is claimed, so there is no ledger")
                 continue
             book.verify()
@@ -137,7 +168,10 @@ def verify(run_id: str | None = RunId, state: Path = StateDirectory, database: s
                 raise VerificationFailed(
                     f"run {run.id}: rounds {', '.join(map(str, missing))} could release something and are not charged"
                 )
+            rows = [_checked(manifest, run, book) for manifest in versions]
             typer.echo(f"run {run.id}: good; {len(charged)} rounds charged, head {book.head.hex()[:16]}")
+            for row in rows:
+                typer.echo(f"  {row}")
 
 
 @app.command()
@@ -338,6 +372,61 @@ def _claimed(run: Run, rows: LedgerRows) -> _Claimed | None:
             "gives engine.delta, or the ε that the run itself printed"
         )
     return _Claimed(source.delta, source.budget)
+
+
+def _last_training(store: Store, run: Run, book: Ledger) -> int | None:
+    """The last round of training that is charged."""
+    from quorate.rounds import Kind
+
+    charged = set(book.charged_rounds)
+    training = [past.number for past in store.rounds(run.id) if past.kind is Kind.FIT]
+    return max((number for number in training if number in charged), default=None)
+
+
+def _published(store: Store, run: Run) -> Iterator[Manifest]:
+    """The manifests of a run's versions, where their registry is on this machine."""
+    from quorate.errors import RegistryError
+    from quorate.server.registry import Registry
+
+    for version in store.versions(run.id):
+        try:
+            yield Registry(version["registry"]).manifest(version["model"], version["version"])
+        except RegistryError as error:
+            typer.echo(f"run {run.id}: version {version['version']} can't be looked at: {error}", err=True)
+
+
+def _checked(manifest: Manifest, run: Run, book: Ledger) -> str:
+    """Says which row of the ledger a version names.
+
+    Raises:
+        VerificationFailed: it names none of them: rows were changed, or cut off, since it was published.
+    """
+    from quorate.errors import VerificationFailed
+
+    version, head = f"version {manifest.version} of {manifest.model!r}", manifest.privacy.ledger
+    if manifest.terms != run.terms_hash:
+        raise VerificationFailed(f"run {run.id}: {version} is of other terms, {manifest.terms}")
+    if head is None:
+        return f"{version} does not say which row was the last"
+    row = book.row_of(head)
+    if row is None:
+        raise VerificationFailed(
+            f"run {run.id}: the ledger has no row {head}, which was its last one when {version} was published: rows "
+            "were changed, or cut off, since then"
+        )
+    return f"{version}: row {row} was the last one when it was published, and is there"
+
+
+def _check_unclaimed(run: Run, versions: list[Manifest]) -> None:
+    """A version that names a row of a ledger is of a run that has one."""
+    from quorate.errors import VerificationFailed
+
+    for manifest in versions:
+        if manifest.privacy.ledger is not None:
+            raise VerificationFailed(
+                f"run {run.id}: there is no ledger, and version {manifest.version} of {manifest.model!r} names a row "
+                "of it"
+            )
 
 
 def _training(run: Run) -> Training:

@@ -197,22 +197,28 @@ class Spend:
 
     def epsilons(self, delta: float, *, simulated: bool) -> Epsilons:
         """Both ε at δ."""
-        sampled = {
-            i for i, event in enumerate(self._events) if isinstance(event, TruncatedPoissonSampledEvent)
-        }
-        everybody = {i: self._rounds[i] for i in sampled if self._rounds[i] > 0}
-        profiles: set[frozenset[tuple[int, int]]] = {
-            frozenset((i, n) for i, n in counts.items() if n > 0) for counts in self._participations.values()
-        } | {frozenset()}
-        unsampled = {frozenset((i, n) for i, n in profile if i not in sampled) for profile in profiles}
+        profiles = self._profiles()
         return Epsilons(
-            released=max(
-                released_epsilon(self._named({**everybody, **dict(profile)}), delta) for profile in unsampled
-            ),
+            released=max(released_epsilon(rounds, delta) for rounds in self._released_profiles(profiles)),
             server=max(server_epsilon(self._named(dict(profile)), delta) for profile in _largest(profiles)),
             delta=delta,
             simulated=simulated,
         )
+
+    def _profiles(self) -> set[frozenset[tuple[int, int]]]:
+        """How often members took part in what; nobody's is empty."""
+        return {
+            frozenset((i, n) for i, n in counts.items() if n > 0) for counts in self._participations.values()
+        } | {frozenset()}
+
+    def _released_profiles(self, profiles: set[frozenset[tuple[int, int]]]) -> list[dict[Event, int]]:
+        """What was released of members: all sampled rounds, which hold for everybody, and the others they were in."""
+        sampled = {
+            i for i, event in enumerate(self._events) if isinstance(event, TruncatedPoissonSampledEvent)
+        }
+        everybody = {i: self._rounds[i] for i in sampled if self._rounds[i] > 0}
+        unsampled = {frozenset((i, n) for i, n in profile if i not in sampled) for profile in profiles}
+        return [self._named({**everybody, **dict(profile)}) for profile in _largest(unsampled)]
 
     def within(self, budget: float, delta: float) -> bool:
         """Whether the `released` ε at δ is at most the budget.
@@ -225,13 +231,14 @@ class Spend:
         return self.epsilons(delta, simulated=False).released <= budget
 
     def rounds_left(self, event: Event, budget: float, delta: float, most: int) -> int:
-        """How many rounds of `event`, up to `most`, the budget still allows; found by bisection."""
+        """How many rounds of `event`, up to `most`, the budget still allows, whoever takes part; found by bisection."""
+        spent = self._released_profiles(self._profiles())
 
         def kept(count: int) -> bool:
-            rounds = {
-                known: self._rounds[i] + (known == event) * count for i, known in enumerate(self._events)
-            }
-            return released_epsilon({known: n for known, n in rounds.items() if n > 0}, delta) <= budget
+            return all(
+                released_epsilon({**rounds, event: rounds.get(event, 0) + count}, delta) <= budget
+                for rounds in spent
+            )
 
         few, many = 0, 1
         while many <= most and kept(many):

@@ -9,15 +9,21 @@ The reservation *is* the charge. By cases, for a run whose coordinator can be ki
   until the refund is there. The round can be closed by the same transaction.
 
 So what is recorded covers what was released at every point. Rows are canonical JSON, and each holds the
-SHA-256 of the row before it: none can be changed, left out or moved without `verify` seeing it. Rows cut off
-at the end can't be seen by the chain alone; `head` is for keeping elsewhere (a version's manifest) and
-comparing.
+SHA-256 of the row before it: none can be changed, left out or moved without `verify` seeing it. What the chain alone
+can't show is that its last rows were written anew or cut off. Whoever kept the head of an earlier time can:
+`row_of` finds it again, or not. Every published version keeps one (`sealed_head`).
+
+A head is a commitment to who was drawn. Without more it would tell a cohort to whoever can guess it, everybody but one
+member, say, and sampling would amplify nothing. So every row has a salt, 32 bytes of the operating system's, which are
+shown with the row and not before: while it is kept, the hash of a row tells nothing of what is in it (a hash
+commitment; SHA-256 as a random oracle).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -141,16 +147,28 @@ class Ledger:
         self._fresh()
         return self._spend.epsilons(self._delta, simulated=self._any_simulated)
 
-    def rounds_left(self, most: int = 1 << 20) -> int | None:
-        """How many more rounds like the last one the budget allows, up to `most`; None when there is no budget.
+    def rounds_left(self, like: int, most: int = 1 << 20) -> int | None:
+        """How many more rounds like a charged one the budget allows, up to `most`, if nothing else is charged.
 
-        Of rounds without secret sampling, it is for a member that takes part in all of them.
+        Of rounds without secret sampling, it is for the member that took part most often, if it is in all of them.
+
+        Args:
+            like: the number of a round that is charged.
+            most: where counting ends.
+
+        Returns:
+            None when there is no budget.
+
+        Raises:
+            StateError: the round is not charged.
         """
         self._fresh()
+        charged = self._reserved.get(like)
+        if charged is None:
+            raise StateError(f"round {like} is not charged, so that no rounds like it can be counted")
         if self._budget is None:
             return None
-        events = [charged[0] for charged in self._reserved.values() if charged is not None]
-        return most if not events else self._spend.rounds_left(events[-1], self._budget, self._delta, most)
+        return self._spend.rounds_left(charged[0], self._budget, self._delta, most)
 
     @property
     def budget(self) -> float | None:
@@ -180,6 +198,17 @@ class Ledger:
         """SHA-256 of the last row; of the format's name when there is none."""
         return self._head
 
+    @property
+    def sealed_head(self) -> str | None:
+        """The head in hexadecimal, which may be published; None without rows, or if the last one has no salt."""
+        self._fresh()
+        return self._head.hex() if self._salted else None
+
+    def row_of(self, head: str) -> int | None:
+        """Which row, from 1, has this SHA-256 (hexadecimal); None if none has: it is not the ledger of that head."""
+        self._fresh()
+        return self._row_numbers.get(head)
+
     def verify(self) -> None:
         """Reads all rows again and checks the chain.
 
@@ -204,6 +233,8 @@ class Ledger:
         self._reserved: dict[int, tuple[Event, list[Member]] | None] = {}
         self._any_simulated = False
         self._head = hashlib.sha256(_FORMAT.encode()).digest()
+        self._row_numbers: dict[str, int] = {}
+        self._salted = False
         self._stale = False
         for number, row in enumerate(self._rows.entries(), 1):
             try:
@@ -215,15 +246,22 @@ class Ledger:
                 self._apply(content, count=True)
             except (ValueError, KeyError, TypeError, AttributeError, DataError, StateError) as error:
                 raise VerificationFailed(f"row {number} of the ledger can't be read: {error}") from error
-            self._head = hashlib.sha256(row).digest()
+            self._follow(row, content)
 
     def _write(self, content: dict[str, Any], append: Callable[[bytes], None] | None = None) -> None:
+        content = {**content, "salt": secrets.token_hex(32)}
         row = _canonical({**content, "previous": self._head.hex()})
         self._stale = True
         (append or self._rows.append)(row)
         self._stale = False
-        self._head = hashlib.sha256(row).digest()
+        self._follow(row, content)
         self._apply(content, count=content["kind"] != "reserve")  # a reservation is counted already
+
+    def _follow(self, row: bytes, content: dict[str, Any]) -> None:
+        """The chain's end is that row."""
+        self._head = hashlib.sha256(row).digest()
+        self._row_numbers[self._head.hex()] = len(self._row_numbers) + 1
+        self._salted = "salt" in content
 
     def _apply(self, content: dict[str, Any], *, count: bool) -> None:
         round = content["round"]

@@ -15,7 +15,7 @@ from quorate.artifacts.manifest import Cohort, ExamplePrivacy, Privacy
 from quorate.artifacts.programs import Program, dense_network, from_graph
 from quorate.engine import RunState
 from quorate.plan import Plan, Publish, SecAggPlus
-from quorate.privacy import Epsilons, ExampleEpsilon
+from quorate.privacy import Epsilons, ExampleEpsilon, Ledger
 from quorate.privacy.explanation import kept_after_withdrawal
 from quorate.server.coordinator import RoundReport
 from quorate.server.examples import example_spend
@@ -38,6 +38,7 @@ def publish(
     metrics: Mapping[str, float],
     epsilons: Epsilons | None,
     examples: ExampleEpsilon | None,
+    ledger: str | None,
 ) -> Version:
     """Publishes a committed state as the next version; a state that is published already gives its version again.
 
@@ -51,6 +52,7 @@ def publish(
         metrics: of the state.
         epsilons: spent until then.
         examples: spent until then of one example, where clients train by DP-SGD.
+        ledger: the sealed head of the run's ledger, if there is one.
 
     Raises:
         RegistryError: the registry can't be written.
@@ -74,6 +76,7 @@ def publish(
         else ExamplePrivacy(
             neighbours=examples.relation, epsilon=f"{examples.epsilon:.6g}", delta=f"{examples.delta:.6g}"
         ),
+        ledger=ledger,
     )
     provenance = Provenance(
         run=run.id,
@@ -119,12 +122,14 @@ class PublishWhenDue:
         run: whose states they are.
         population: the population's size.
         store: notes what was published.
+        ledger: of the run; None when no privacy is claimed.
     """
 
     plan: Plan
     run: Run
     population: int
     store: Store
+    ledger: Ledger | None
 
     def __call__(self, state: RunState, report: RoundReport) -> None:
         """Publishes the state after a round, if it is due, and evaluated if it is to be."""
@@ -152,7 +157,8 @@ class PublishWhenDue:
         number, metrics = committed(rounds)[-1].number, measured(rounds)
         with passing(Point.PUBLISH):
             examples = example_spend(self.store, self.run, plan.training, until=number)
+            head = None if self.ledger is None else self.ledger.sealed_head
             published = publish(
-                target, plan, self.run, self.population, number, state, metrics, epsilons, examples
+                target, plan, self.run, self.population, number, state, metrics, epsilons, examples, head
             )
         self.store.record_version(self.run.id, number, target.registry, target.model, published.number)

@@ -65,6 +65,17 @@ def test_a_manifest_says_what_single_examples_cost_where_it_is_claimed() -> None
         Manifest.from_bytes(changed("privacy.examples", None))
 
 
+def test_a_manifest_names_the_last_row_of_its_ledger_where_there_is_one() -> None:
+    data = changed("privacy.ledger", "0a" * 32)
+    assert Manifest.from_bytes(data).privacy.ledger == "0a" * 32
+    assert Manifest.from_bytes(data).to_bytes() == data
+    assert Manifest.from_bytes(canonical(FIELDS)).privacy.ledger is None
+    with pytest.raises(DataError, match="canonical"):
+        Manifest.from_bytes(changed("privacy.ledger", None))
+    with pytest.raises(DataError, match=r"privacy\.ledger"):
+        Manifest.from_bytes(changed("privacy.ledger", "0A" * 32))
+
+
 def test_a_manifest_is_read_from_its_canonical_bytes_and_written_to_the_same() -> None:
     manifest = Manifest.from_bytes(canonical(FIELDS))
     assert manifest.to_bytes() == canonical(FIELDS)

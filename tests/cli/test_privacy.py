@@ -22,6 +22,7 @@ def test_a_ledger_verifies_until_it_is_touched(copied):
     done = quorate("privacy", "verify", cwd=copied.directory)
     assert done.returncode == 0, done.stderr
     assert "good" in done.stdout
+    assert "version 1 of 'digits': row 3 was the last one" in done.stdout
     with sqlite3.connect(copied.directory / ".quorate" / "quorate.sqlite") as database:
         database.execute(
             "UPDATE ledger SET entry = replace(entry, '\"round\":1', '\"round\":9') WHERE sequence = 1"
@@ -33,6 +34,27 @@ def test_a_round_without_a_charge_is_found(copied):
     with sqlite3.connect(copied.directory / ".quorate" / "quorate.sqlite") as database:
         database.execute("DELETE FROM ledger WHERE sequence = (SELECT MAX(sequence) FROM ledger)")
     assert "not charged" in assert_fails(quorate("privacy", "verify", cwd=copied.directory), 1)
+
+
+def test_a_published_version_names_a_row_of_the_ledger_and_a_ledger_without_it_is_found_out(copied):
+    """Written anew so that the chain is whole: only who kept a head can tell."""
+    (pulled,) = copied.registry.glob("targets/models/digits/1/manifest.json")
+    kept = copied.directory / "manifest.json"
+    kept.write_bytes(pulled.read_bytes())
+    with sqlite3.connect(copied.directory / ".quorate" / "quorate.sqlite") as database:
+        (row,) = database.execute("SELECT entry FROM ledger ORDER BY sequence DESC LIMIT 1").fetchone()
+        content = json.loads(row)
+        content["members"] = content["members"][1:]
+        forged = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+        database.execute(
+            "UPDATE ledger SET entry = ? WHERE sequence = (SELECT MAX(sequence) FROM ledger)", [forged]
+        )
+    said = assert_fails(quorate("privacy", "verify", cwd=copied.directory), 1)
+    assert "its last one when version 1 of 'digits' was published" in said
+    copied.registry.rename(copied.directory / "elsewhere")
+    told = assert_fails(quorate("privacy", "verify", "--manifest", "manifest.json", cwd=copied.directory), 1)
+    assert "can't be looked at" in told
+    assert "no row" in told
 
 
 def test_a_budget_says_how_many_rounds_are_left(finished):

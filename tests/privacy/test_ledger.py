@@ -188,6 +188,79 @@ def test_a_row_that_was_cut_off_is_noticed_by_whoever_kept_the_head() -> None:
     ledger(rows)  # a fresh reader has nothing to compare with
 
 
+def forged(row: bytes, members: list[str]) -> bytes:
+    """The row with another cohort, canonical, in its place in the chain."""
+    return json.dumps({**json.loads(row), "members": members}, sort_keys=True, separators=(",", ":")).encode()
+
+
+def test_a_last_row_that_was_written_anew_is_noticed_by_whoever_kept_the_head() -> None:
+    book = ledger(rows := Rows())
+    book.reserve(1, event(), COHORT)
+    book.reserve(2, event(), COHORT)
+    kept = book.sealed_head
+    assert kept is not None
+    book.reserve(3, event(), COHORT)
+    assert ledger(rows).row_of(kept) == 2
+    other = Rows([rows.rows[0], forged(rows.rows[1], ["somebody else"])])
+    ledger(other).verify()  # the chain alone shows nothing
+    assert ledger(other).row_of(kept) is None
+    assert ledger(Rows(rows.rows[:1])).row_of(kept) is None
+
+
+def test_a_head_tells_nothing_of_the_cohort_to_who_guesses_it() -> None:
+    one, same = ledger(first := Rows()), ledger(second := Rows())
+    for book in (one, same):
+        assert book.sealed_head is None
+        book.reserve(1, event(), COHORT)
+    assert one.sealed_head == one.head.hex() != same.sealed_head
+    salts = {json.loads(rows.rows[0])["salt"] for rows in (first, second)}
+    assert {len(bytes.fromhex(salt)) for salt in salts} == {32}
+    one.refund(1, "2 of 3 members are left")
+    assert len({json.loads(row)["salt"] for row in first.rows}) == 2
+
+
+def test_a_row_of_before_without_a_salt_is_read_and_its_hash_not_published() -> None:
+    ledger(rows := Rows()).reserve(1, event(), COHORT)
+    fields = {name: value for name, value in json.loads(rows.rows[0]).items() if name != "salt"}
+    old = Rows([json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()])
+    book = ledger(old)
+    assert book.spent() == ledger(rows).spent()
+    assert book.sealed_head is None
+    book.reserve(2, event(), COHORT)
+    assert book.sealed_head is not None
+    assert ledger(old).sealed_head == book.sealed_head
+
+
+def test_rounds_that_are_left_are_like_the_one_that_is_named_and_for_the_most_frequent_member() -> None:
+    often, rarely = event(2.0), event(8.0)
+    assert isinstance(often, TruncatedPoissonSampledEvent)
+    spend = ledger(Rows())
+    for number in range(1, 11):
+        spend.reserve(number, often, COHORT)
+    budget = spend.spent().released
+    book = ledger(Rows(), budget=budget)
+    book.reserve(1, often, COHORT)
+    assert book.rounds_left(1) == 9
+    book.reserve(2, rarely, COHORT)
+    left = book.rounds_left(2)
+    assert left is not None
+    assert 8 <= book.rounds_left(1) <= 9 < left
+    assert ledger(Rows(book._rows.rows)).rounds_left(1) is None  # type: ignore[attr-defined]
+    with pytest.raises(StateError, match="not charged"):
+        book.rounds_left(3)
+    unsampled = ledger(Rows(), budget=ledger_cost(often.event, 3))
+    unsampled.reserve(1, often.event, ["ann"])
+    unsampled.reserve(2, often.event, ["bob"])
+    assert unsampled.rounds_left(2) == 2
+
+
+def ledger_cost(released: Event, count: int) -> float:
+    spend = Spend()
+    for _ in range(count):
+        spend.add(released, ["ann"])
+    return spend.epsilons(DELTA, simulated=False).released
+
+
 def test_a_write_of_which_nobody_knows_whether_it_was_kept_is_read_again() -> None:
     book = ledger(rows := Rows())
     for number, crash in enumerate(["before", "after"]):
