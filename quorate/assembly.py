@@ -27,7 +27,7 @@ from quorate.resolution import FleetSource, bound, check_abilities, check_record
 from quorate.result import FinishedRun
 from quorate.rounds import Kind
 from quorate.server.coordinator import Coordinator, RoundReport
-from quorate.server.examples import example_spend
+from quorate.server.examples import ExampleBudget, example_spend
 from quorate.server.publishing import PublishWhenDue
 from quorate.server.records import PopulationBudget, Round, Run, RunStatus
 from quorate.server.selection import FirstDone, FixedSize, Sampler, Separated, TruncatedPoisson
@@ -100,6 +100,7 @@ def run_in(
             watch=watch,
             publish=publisher,
             evaluates=partial(_evaluates, plan),
+            examples=_example_budget(plan, record, store),
         )
         publisher.catch_up(coordinator.state, coordinator.spent())
         if record.status != RunStatus.FINISHED:
@@ -216,6 +217,12 @@ def _ledger(plan: Plan, record: Run, store: Store, engine: Engine, population: i
         return Ledger(rows, delta=delta, budget=budget, simulated=simulated)
     account = store.account(record.population)
     return SharedLedger(rows, account, delta=delta, budget=budget, simulated=simulated)
+
+
+def _example_budget(plan: Plan, record: Run, store: Store) -> ExampleBudget | None:
+    """None where the plan says none."""
+    training = plan.training.dp_sgd
+    return None if training is None or training.limit is None else ExampleBudget(store, record, plan)
 
 
 @contextlib.contextmanager

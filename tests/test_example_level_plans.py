@@ -1,5 +1,7 @@
 """Plans whose clients train by DP-SGD: run, accounted for, published, and refused where they can't be."""
 
+import contextlib
+import dataclasses
 import json
 
 import numpy as np
@@ -7,13 +9,13 @@ import pytest
 
 import quorate as q
 from quorate import assembly
-from quorate.errors import PlanError, PolicyRefused
+from quorate.errors import BudgetExhausted, PlanError, PolicyRefused
 from quorate.plan import Terms
 from quorate.planfile import format_plan, make_plan
 from quorate.privacy import example_epsilon
-from quorate.server.examples import example_spend
+from quorate.server.examples import ExampleBudget, example_spend
 from quorate.server.registry import Registry
-from quorate.server.store import opened
+from quorate.server.store import Store, opened
 from quorate.simulations.source import Simulation
 from tests.federations import CLIPPED, GAUSSIAN, SECAGG, content, plan, wine
 
@@ -141,3 +143,93 @@ def test_a_wrong_section_says_what_is_accepted():
 def test_an_engine_of_another_framework_does_its_own_training():
     with pytest.raises(PlanError, match=r"training\.dp_sgd: found beside \[engine\]"):
         plan(training=TRAINING, engine={"name": "tff", "process": "a:b"})
+
+
+# --- A target and a budget
+
+TARGET = {"clip_norm": 1.0, "epsilon": 4.0, "sampling_rate": 0.25}
+FIXED = {"count": 3, "cohort": 4, "sampling": "fixed"}
+
+
+def dp_sgd_of(rounds, **section):
+    return plan(training={"epochs": 2, "dp_sgd": section}, rounds=rounds).resolved(12).training.dp_sgd
+
+
+def test_a_target_is_resolved_to_the_noise_that_keeps_it_for_a_client_in_every_round():
+    made = plan(training={"epochs": 2, "dp_sgd": TARGET}).resolved(12)
+    found, event = made.training.dp_sgd, made.training.example_event
+    assert (found.epsilon, found.budget, event.steps) == (None, 4.0, 8)
+    assert example_epsilon(event, 3, 1e-5) <= 4.0
+    weaker = dataclasses.replace(event, noise_multiplier=event.noise_multiplier - 2e-4)
+    assert example_epsilon(weaker, 3, 1e-5) > 4.0
+    assert made.resolved(12) == made
+    apart = dp_sgd_of({"count": 3, "cohort": 4, "sampling": "separated", "separation": 3}, **TARGET)
+    assert apart.noise_multiplier < found.noise_multiplier
+    assert dp_sgd_of(FIXED, **TARGET, budget=5.0).budget == 5.0
+
+
+def test_a_target_that_no_noise_keeps_says_what_can_be_had():
+    with pytest.raises(PlanError, match=r"found 1e-05, which a client in 3 rounds can't keep.*gives 0\.0"):
+        dp_sgd_of(FIXED, **{**TARGET, "epsilon": 1e-5, "delta": 1e-9})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"noise_multiplier": 1.0}, "exactly one of noise_multiplier and epsilon is needed, found both"),
+        ({"epsilon": None}, "exactly one of noise_multiplier and epsilon is needed, found neither"),
+        ({"budget": 3.0}, r"budget \(3.0\) is below the target epsilon \(4.0\)"),
+    ],
+)
+def test_noise_is_said_by_a_multiplier_or_a_target(change, said):
+    with pytest.raises(PlanError, match=said):
+        plan(training={"dp_sgd": {**TARGET, **change}})
+
+
+def test_noise_that_is_not_calibrated_yet_is_asked_of_nobody():
+    with pytest.raises(PlanError, match="not calibrated yet"):
+        assert plan(training={"dp_sgd": TARGET}).training.example_event
+
+
+def test_a_run_with_a_target_keeps_it():
+    done = run(plan(training={**TRAINING, "dp_sgd": TARGET}))
+    assert 0 < done.example_epsilon.epsilon <= 4.0
+
+
+def test_the_round_that_would_pass_the_budget_of_an_example_does_not_start(tmp_path):
+    twice = example_epsilon(plan(training=TRAINING).training.example_event, 2, 1e-5)
+    made = plan(
+        training={**TRAINING, "dp_sgd": {**SECTION, "budget": twice * 1.0001}},
+        rounds={"count": 5, "cohort": 12, "sampling": "fixed"},
+    )
+    for _ in range(2):  # started again it does not pass it either
+        with pytest.raises(BudgetExhausted, match=r"one example of a member that was drawn 2 times"):
+            run(made, state=tmp_path)
+    with opened(tmp_path) as store:
+        (found,) = store.runs()
+        assert found.committed == 2
+        spent = example_spend(store, found, made.training)
+        assert (spent.participations, spent.epsilon) == (2, twice)
+
+
+def test_a_budget_is_passed_by_members_and_not_by_rounds_and_what_told_nothing_is_not_counted():
+    section = {**SECTION, "budget": example_epsilon(plan(training=TRAINING).training.example_event, 1, 1e-5)}
+    made = plan(training={**TRAINING, "dp_sgd": section}, rounds=FIXED).resolved(12)
+    with contextlib.closing(Store(None)) as store:
+        found = assembly.open_run(store, made)
+        budget = ExampleBudget(store, found, made)
+
+        def drawn(members, revealing):
+            number = store.open_round(found.id, 0)
+            budget.check(number, members)
+            store.assign(found.id, number, members)
+            if revealing:
+                store.journal(found.id, number).revealing()
+            store.abort(found.id, number, "too few are left")
+
+        drawn(["ann", "bob"], revealing=False)
+        drawn(["ann"], revealing=True)
+        drawn(["bob", "cleo"], revealing=True)
+        with pytest.raises(BudgetExhausted, match="drawn 1 times"):
+            drawn(["dan", "ann"], revealing=True)
+        drawn(["dan"], revealing=True)

@@ -79,12 +79,14 @@ def budget(
 ) -> None:
     """Say what runs may still spend: the released ε, and how many rounds of training like the last one that is.
 
-    They are counted as if no evaluation came between them. Then what each population may: all
-    runs that count towards its budget spend from it together.
+    They are counted as if no evaluation came between them. Where a plan has a budget for single examples, what is left
+    of it for the member that was drawn most often. Then what each population may: all runs that count towards its
+    budget spend from it together.
     """
     from quorate.server.store import opened
 
     found: list[dict[str, Any]] = []
+    examples: list[dict[str, Any] | None] = []
     with opened(state, database) as store:
         for run, book in _books(store, run_id):
             row: dict[str, Any] = {"run": run.id, "population": run.population}
@@ -96,6 +98,7 @@ def budget(
                 like = _last_training(store, run, book)
                 row["rounds_left"] = None if like is None else book.rounds_left(like, 10_000)
             found.append(row)
+            examples.append(_examples_left(store, run))
         named = {row["population"] for row in found}
         shared = [
             {
@@ -109,6 +112,9 @@ def budget(
             for kept in store.populations()
             if kept.name in named
         ]
+    if any(examples):
+        nothing = dict.fromkeys(("budget_example", "spent_example", "left_example"))
+        found = [row | (own or nothing) for row, own in zip(found, examples, strict=True)]
     if as_json:
         typer.echo(json.dumps({"rows": found, "populations": shared}))
         return
@@ -372,6 +378,20 @@ def _claimed(run: Run, rows: LedgerRows) -> _Claimed | None:
             "gives engine.delta, or the ε that the run itself printed"
         )
     return _Claimed(source.delta, source.budget)
+
+
+def _examples_left(store: Store, run: Run) -> dict[str, float] | None:
+    """What a run may still cost an example of the member that was drawn most often; None without such a budget."""
+    from quorate.server.examples import example_spend
+
+    training = _training(run)
+    spend, limit = (
+        example_spend(store, run, training),
+        None if training.dp_sgd is None else training.dp_sgd.limit,
+    )
+    if spend is None or limit is None:
+        return None
+    return {"budget_example": limit, "spent_example": spend.epsilon, "left_example": limit - spend.epsilon}
 
 
 def _last_training(store: Store, run: Run, book: Ledger) -> int | None:

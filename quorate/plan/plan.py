@@ -9,9 +9,9 @@ import pydantic
 from quorate.cohorts import largest_cohort
 from quorate.errors import PlanError
 from quorate.evaluation import Evaluation
-from quorate.plan.sections import AnyMechanism, FleetSection, Population, Publish
+from quorate.plan.sections import AnyMechanism, FleetSection, Population, Publish, Training
 from quorate.plan.terms import Terms
-from quorate.privacy import DpQuery, Event, NoPrivacy, calibrate, default_delta
+from quorate.privacy import DpQuery, Event, NoPrivacy, calibrate, calibrate_examples, default_delta
 from quorate.rounds import CohortBounds, Kind
 
 __all__ = ["Plan"]
@@ -61,8 +61,17 @@ class Plan(Terms):
                     update={"min_survivors": bounds.min_survivors, "ring_bits": bits}
                 ),
                 "strategy": self.strategy.complete(),
+                "training": self._trained(),
             }
         )
+
+    def _trained(self) -> Training:
+        """`[training]`, with the noise for the ε of an example: a client may be in every round that it can be in."""
+        training = self.training
+        if training.dp_sgd is None:
+            return training
+        found = calibrate_examples(training.dp_sgd, training.epochs, self.rounds.participations)
+        return training.model_copy(update={"dp_sgd": found})
 
     def _evaluated(self, population: int) -> Evaluation | None:
         """`[evaluation]` with its cohort, and with the noise multiplier for its ε."""

@@ -9,7 +9,14 @@ when it is first used.
 from __future__ import annotations
 
 from quorate.privacy.accounting import Epsilons, ExampleEpsilon, Spend, default_delta, example_epsilon
-from quorate.privacy.calibration import calibrate, forecast, forecast_server, most_participations
+from quorate.privacy.calibration import (
+    calibrate,
+    calibrate_examples,
+    forecast,
+    forecast_server,
+    least_epsilon,
+    most_participations,
+)
 from quorate.privacy.dp_sgd import DpSgd, ExampleEvent
 from quorate.privacy.events import (
     CentralDiscreteGaussianEvent,
@@ -68,9 +75,11 @@ __all__ = [
     "Spend",
     "TruncatedPoissonSampledEvent",
     "calibrate",
+    "calibrate_examples",
     "default_delta",
     "example_epsilon",
     "forecast",
     "forecast_server",
+    "least_epsilon",
     "most_participations",
 ]

@@ -8,11 +8,19 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, Self, TypeVar
 
 from quorate.errors import PlanError
-from quorate.privacy.accounting import released_epsilon, server_epsilon
+from quorate.privacy.accounting import example_epsilon, released_epsilon, server_epsilon
+from quorate.privacy.dp_sgd import LARGEST_MULTIPLIER, SMALLEST_MULTIPLIER, DpSgd
 from quorate.privacy.events import Event, NoisySum, TruncatedPoissonSampledEvent
 from quorate.rounds import SumShape
 
-__all__ = ["calibrate", "forecast", "forecast_server", "most_participations"]
+__all__ = [
+    "calibrate",
+    "calibrate_examples",
+    "forecast",
+    "forecast_server",
+    "least_epsilon",
+    "most_participations",
+]
 
 
 class _Target(Protocol):
@@ -96,16 +104,7 @@ def calibrate(
     if mechanism.epsilon is None:
         return mechanism
 
-    def at(multiplier: float) -> Calibrated:
-        values = {"noise_multiplier": multiplier, "epsilon": None, "budget": mechanism.limit}
-        return mechanism.model_copy(update=values)
-
-    def epsilon(multiplier: float) -> float:
-        event = at(multiplier).event(shape)
-        if probability is None:
-            return forecast(event, rounds, delta, beside)
-        sampled = TruncatedPoissonSampledEvent(population, probability, shape.bounds.largest, event, dropout)
-        return forecast(sampled, rounds, delta, beside)
+    at, epsilon = _accounted(mechanism, shape, rounds, delta, population, probability, dropout, beside)
 
     def or_infinite(multiplier: float) -> float:
         """Few coordinates in a narrow ring have coarse steps, which too little noise does not cover."""
@@ -126,6 +125,82 @@ def calibrate(
             "sampling = 'poisson'"
         )
     return at(math.ceil(_smallest(or_infinite, mechanism.epsilon, largest) * 1e4) / 1e4)
+
+
+def least_epsilon(
+    mechanism: Calibrated,
+    shape: SumShape,
+    *,
+    rounds: int,
+    delta: float,
+    population: int,
+    probability: float | None,
+    dropout: float = 0.1,
+    beside: Mapping[Event, int] = _NOTHING,
+) -> float:
+    """The smallest `released` ε that `calibrate` can keep; arguments as there."""
+    at, epsilon = _accounted(mechanism, shape, rounds, delta, population, probability, dropout, beside)
+    return epsilon(_largest(lambda multiplier: at(multiplier).event(shape)))
+
+
+def _accounted(
+    mechanism: Calibrated,
+    shape: SumShape,
+    rounds: int,
+    delta: float,
+    population: int,
+    probability: float | None,
+    dropout: float,
+    beside: Mapping[Event, int],
+) -> tuple[Callable[[float], Calibrated], Callable[[float], float]]:
+    """By noise multiplier: the mechanism, and the `released` ε of the whole run."""
+
+    def at(multiplier: float) -> Calibrated:
+        values = {"noise_multiplier": multiplier, "epsilon": None, "budget": mechanism.limit}
+        return mechanism.model_copy(update=values)
+
+    def epsilon(multiplier: float) -> float:
+        event = at(multiplier).event(shape)
+        if probability is None:
+            return forecast(event, rounds, delta, beside)
+        sampled = TruncatedPoissonSampledEvent(population, probability, shape.bounds.largest, event, dropout)
+        return forecast(sampled, rounds, delta, beside)
+
+    return at, epsilon
+
+
+def calibrate_examples(training: DpSgd, epochs: int, participations: int) -> DpSgd:
+    """DP-SGD with the smallest noise multiplier (to 1e-4) that keeps its ε for one example.
+
+    That ε becomes its budget, unless it has a larger one.
+
+    Args:
+        training: with `epsilon` set; with `noise_multiplier` set it is returned as it is.
+        epochs: passes over a client's data in a participation.
+        participations: how many rounds a client can be in at most.
+
+    Raises:
+        PlanError: no noise multiplier keeps the target; the message says what can be had.
+    """
+    if training.epsilon is None:
+        return training
+
+    def at(multiplier: float) -> DpSgd:
+        values = {"noise_multiplier": multiplier, "epsilon": None, "budget": training.limit}
+        return training.model_copy(update=values)
+
+    def epsilon(multiplier: float) -> float:
+        return example_epsilon(at(multiplier).event(epochs), participations, training.delta)
+
+    if epsilon(SMALLEST_MULTIPLIER) <= training.epsilon:
+        return at(SMALLEST_MULTIPLIER)
+    if (least := epsilon(LARGEST_MULTIPLIER)) > training.epsilon:
+        raise PlanError(
+            f"training.dp_sgd.epsilon: found {training.epsilon:g}, which a client in {participations} rounds can't "
+            f"keep at delta {training.delta:.3g}: noise multiplier {LARGEST_MULTIPLIER:g}, the largest, gives "
+            f"{least:.4g}; accepted: a larger epsilon, fewer rounds or epochs, or a smaller sampling_rate"
+        )
+    return at(math.ceil(_smallest(epsilon, training.epsilon, LARGEST_MULTIPLIER) * 1e4) / 1e4)
 
 
 def _largest(event: Callable[[float], object]) -> float:

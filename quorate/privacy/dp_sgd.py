@@ -38,9 +38,9 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from quorate.errors import DataError
+from quorate.errors import DataError, PlanError
 from quorate.privacy.noise import NoiseLaw, add_noise
 from quorate.randomness import Randomness
 from quorate.sections import Section
@@ -48,9 +48,11 @@ from quorate.sections import Section
 __all__ = [
     "EXAMPLE_RELATION",
     "LARGEST_BLOCK",
+    "LARGEST_MULTIPLIER",
     "MOST_COORDINATES",
     "PREFIX",
     "SMALLEST_DEVIATION",
+    "SMALLEST_MULTIPLIER",
     "DpSgd",
     "ExampleEvent",
     "Grid",
@@ -66,6 +68,8 @@ SMALLEST_DEVIATION = 2.0**15
 """Of the noise in a coordinate, in steps, at least."""
 MOST_COORDINATES = 2**32
 """Of a gradient."""
+SMALLEST_MULTIPLIER, LARGEST_MULTIPLIER = 0.01, 1000.0
+"""Of the noise, over the clip norm."""
 PREFIX = "dp_sgd."
 """Of the names of its numbers in an instruction."""
 _FLOATING = 2.0**-20
@@ -78,15 +82,49 @@ class DpSgd(Section):
     Args:
         clip_norm: C, the L2 norm that the gradient of an example is clipped to.
         noise_multiplier: z, the noise's standard deviation over the clip norm.
+        epsilon: instead of the noise multiplier: the ε for one example of a client that takes part in every round that
+            it can be in, from which `calibrate_examples` finds it.
         sampling_rate: q, the probability of each example to be in a step's batch, whatever the client's number of
             examples; a pass over the data is 1/q steps.
         delta: of the ε for one example.
+        budget: the ε for one example that the coordinator lets no client's participations pass; `epsilon` is one as
+            well.
     """
 
     clip_norm: float = Field(gt=0)
-    noise_multiplier: float = Field(ge=0.01, le=1000)
+    noise_multiplier: float | None = Field(default=None, ge=SMALLEST_MULTIPLIER, le=LARGEST_MULTIPLIER)
+    epsilon: float | None = Field(default=None, gt=0)
     sampling_rate: float = Field(ge=1e-6, le=1)
     delta: float = Field(default=1e-5, gt=0, lt=1)
+    budget: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_target(self) -> DpSgd:
+        if (self.noise_multiplier is None) == (self.epsilon is None):
+            found = "neither" if self.epsilon is None else "both"
+            raise ValueError(f"exactly one of noise_multiplier and epsilon is needed, found {found}")
+        if self.epsilon is not None and self.budget is not None and self.budget < self.epsilon:
+            raise ValueError(f"the budget ({self.budget}) is below the target epsilon ({self.epsilon})")
+        return self
+
+    @property
+    def limit(self) -> float | None:
+        """The ε for one example that no client's participations pass; None: no limit."""
+        return self.epsilon if self.budget is None else self.budget
+
+    @property
+    def calibrated(self) -> float:
+        """The noise multiplier.
+
+        Raises:
+            PlanError: it is not known yet.
+        """
+        if self.noise_multiplier is None:
+            raise PlanError(
+                "training.dp_sgd.epsilon: the noise for this target is not calibrated yet; resolve the plan for a "
+                "population first"
+            )
+        return self.noise_multiplier
 
     def steps(self, epochs: int) -> int:
         """How many steps so many passes over the data are: ⌈epochs/q⌉."""
@@ -96,14 +134,14 @@ class DpSgd(Section):
         """The numbers of an instruction."""
         return {
             PREFIX + "clip_norm": self.clip_norm,
-            PREFIX + "noise_multiplier": self.noise_multiplier,
+            PREFIX + "noise_multiplier": self.calibrated,
             PREFIX + "sampling_rate": self.sampling_rate,
             PREFIX + "steps": float(self.steps(epochs)),
         }
 
     def event(self, epochs: int) -> ExampleEvent:
         """What one participation costs an example."""
-        return ExampleEvent(self.noise_multiplier, self.sampling_rate, self.steps(epochs))
+        return ExampleEvent(self.calibrated, self.sampling_rate, self.steps(epochs))
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,12 @@ def _examples(at: Situation) -> Iterator[str]:
         f"{example_epsilon(event, 1, delta):.3g} for one participation, {example_epsilon(event, most, delta):.3g} for "
         f"{most}, {'' if at.buffered else 'about '}the most of any member in {at.rounds} rounds, at δ {delta:.3g}."
     )
+    if at.training.limit is not None:
+        yield (
+            f"The coordinator stops the run before an example of any member has cost more than ε "
+            f"{at.training.limit:g}, by its own record of whom it drew; a device that does not trust that keeps a "
+            "budget of its own."
+        )
     yield (
         "Not covered: how many examples a member has, what many of its examples have in common, and members whose "
         "software does something else."

@@ -23,6 +23,7 @@ from quorate.privacy import Epsilons, Event, Ledger
 from quorate.randomness import Randomness
 from quorate.rounds import Kind, Member, Outcome
 from quorate.server import checkpoints
+from quorate.server.examples import ExampleBudget
 from quorate.server.records import Run, evaluated
 from quorate.server.selection import Sampler
 from quorate.server.store import Store
@@ -79,6 +80,7 @@ class Coordinator:
         watch: told of every round.
         publish: told of every committed round: publishes the state if it is due.
         evaluates: says after how many committed rounds the model is evaluated on members' data.
+        examples: the run's budget for single examples; None when the plan says none.
     """
 
     def __init__(
@@ -93,10 +95,11 @@ class Coordinator:
         watch: Callable[[RoundReport], None] = lambda report: None,
         publish: Callable[[RunState, RoundReport], None] = lambda state, report: None,
         evaluates: Callable[[int], bool] = lambda version: False,
+        examples: ExampleBudget | None = None,
     ):
         self.run, self.rounds, self.engine, self.store = run, rounds, engine, store
         self.samplers, self.ledger, self.randomness = samplers, ledger, randomness
-        self.watch, self.publish, self.evaluates = watch, publish, evaluates
+        self.watch, self.publish, self.evaluates, self.examples = watch, publish, evaluates, examples
         self._evaluated = evaluated(store.rounds(run.id))
         self.state = self._recovered()
 
@@ -151,10 +154,11 @@ class Coordinator:
 
     def _charge(self, number: int, event: Event | None, cohort: tuple[Member, ...]) -> None:
         """The reservation is the charge: it is written before the assignment leaves."""
-        if self.ledger is None or event is None:
-            return
         try:
-            self.ledger.reserve(number, event, cohort)
+            if self.examples is not None:
+                self.examples.check(number, cohort)
+            if self.ledger is not None and event is not None:
+                self.ledger.reserve(number, event, cohort)
         except BudgetExhausted as exhausted:
             self.store.abort(self.run.id, number, str(exhausted))
             raise

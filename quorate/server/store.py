@@ -314,19 +314,15 @@ class Store:
 
         Counted are the rounds of which something computed from clients' data can have been released.
         """
-        counts = (
-            sa.select(sa.func.count().label("count"))
-            .select_from(sa.join(PARTICIPATIONS, ROUNDS))
-            .where(
-                PARTICIPATIONS.c.run == run,
-                ROUNDS.c.number <= until,
-                sa.or_(ROUNDS.c.revealing, ROUNDS.c.status == Outcome.COMMITTED.value),
-            )
-            .group_by(PARTICIPATIONS.c.member)
-            .subquery()
-        )
+        counts = _participations(run, ROUNDS.c.number <= until).subquery()
         with self._database.reading() as connection:
-            return int(connection.scalar(sa.select(sa.func.max(counts.c.count))) or 0)
+            return int(connection.scalar(sa.select(sa.func.max(counts.c.times))) or 0)
+
+    def drawn_often(self, run: str, at_least: int) -> dict[Member, int]:
+        """The members that were drawn in so many rounds, counted as in `most_participations`; each with how many."""
+        counts = _participations(run, sa.true()).having(sa.func.count() >= at_least)
+        with self._database.reading() as connection:
+            return {row.member: row.times for row in connection.execute(counts)}
 
     def outcomes(self, run: str, number: int) -> dict[Member, Outcome]:
         """How a round ended for each member of its cohort; empty while it is open, or if nobody was asked.
@@ -460,6 +456,20 @@ def _count_towards(connection: sa.Connection, terms_hash: str, budget: Populatio
         )
     if counted is None:
         connection.execute(COUNTED.insert().values(run=run, population=budget.name))
+
+
+def _participations(run: str, where: Any) -> Any:
+    """Members, and how many `times` each was drawn for a round of which something can have been released."""
+    return (
+        sa.select(PARTICIPATIONS.c.member, sa.func.count().label("times"))
+        .select_from(sa.join(PARTICIPATIONS, ROUNDS))
+        .where(
+            PARTICIPATIONS.c.run == run,
+            where,
+            sa.or_(ROUNDS.c.revealing, ROUNDS.c.status == Outcome.COMMITTED.value),
+        )
+        .group_by(PARTICIPATIONS.c.member)
+    )
 
 
 def _now() -> str:

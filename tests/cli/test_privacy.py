@@ -113,7 +113,7 @@ def test_a_plan_is_explained(finished):
 
 @pytest.mark.slow
 def test_what_an_example_spent_is_said_by_the_run_the_ledgers_command_and_the_explanation(empty):
-    setting = "training.dp_sgd={ clip_norm = 1.0, noise_multiplier = 1.0, sampling_rate = 0.5 }"
+    setting = "training.dp_sgd={ clip_norm = 1.0, noise_multiplier = 1.0, sampling_rate = 0.5, budget = 50.0 }"
     done = quorate("run", "plan.toml", "--set", setting, "--json", cwd=empty)
     assert done.returncode == 0, done.stderr
     spent = json.loads(done.stdout)["epsilon_example"]
@@ -122,5 +122,8 @@ def test_what_an_example_spent_is_said_by_the_run_the_ledgers_command_and_the_ex
     (row,) = json.loads(told.stdout)["rows"]
     assert row["epsilon_example"] == spent
     assert row["neighbouring_examples"] == "zero-out of one example of one client"
+    (left,) = json.loads(quorate("privacy", "budget", "--json", cwd=empty).stdout)["rows"]
+    assert (left["budget_example"], left["left_example"]) == (50.0, pytest.approx(50 - spent))
     explained = quorate("privacy", "explain", "plan.toml", "--set", setting, cwd=empty)
+    assert "an example of any member has cost more than ε 50" in explained.stdout
     assert "zero-out of one example of one client" in explained.stdout
