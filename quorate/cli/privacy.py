@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from quorate.privacy.ledger import LedgerRows
     from quorate.server.records import Run
     from quorate.server.store import Store
+    from quorate.targets import Target
 
 __all__ = ["app"]
 
@@ -194,83 +195,55 @@ def calibrate(
     dropout: float = typer.Option(
         0.15, "--dropout", min=0, max=0.49, help="The share that drops out at most."
     ),
+    plot: Path | None = typer.Option(
+        None, metavar="FILE.png", help="Draw noise over signal against ε and rounds into this file."
+    ),
     as_json: bool = AsJson,
 ) -> None:
     """Find the noise for a target ε, beside what other cohorts and numbers of rounds would need.
 
     Noise over signal is the length of the noise in the released mean over the clip norm: above about 1, a model of this
-    length learns little from one round.
+    length learns little from one round. If the target can't be had, the table says what can.
     """
+    from dataclasses import replace
+
+    from quorate import targets
     from quorate.errors import PlanError
 
-    choices = [(cohort, rounds, population)]
-    choices += [(size, rounds, population) for size in (cohort // 2, 2 * cohort, 5 * cohort)]
-    choices += [(cohort, count, population) for count in (rounds // 5, rounds // 2, 2 * rounds)]
-    choices += [(cohort, rounds, 10 * population), (10 * cohort, rounds, 10 * population)]
-    table = [
-        _calibrated(epsilon, count, size, members, delta, dimension, corrupt, dropout)
-        for size, count, members in dict.fromkeys(choices)
-        if 1 <= size <= members and count >= 1
-    ]
-    _print(table, as_json)
-    if not table or table[0]["noise_multiplier"] is None:
-        had = sum(row["noise_multiplier"] is not None for row in table)
-        accepted = (
-            f"one of the {had} rows that have a noise multiplier" if had else "a larger ε or population"
-        )
+    asked = targets.Target(epsilon, rounds, cohort, population, delta, dimension, corrupt, dropout)
+    if not asked.possible:
+        raise PlanError(f"--cohort: found {cohort} of {population} members; accepted: 1 to {population}")
+    had = targets.noise_for(asked) is not None
+    others = targets.others(asked)
+    if not had:
+        least = targets.least_epsilon(asked)
+        others = [replace(asked, epsilon=least), *(other for other in others if targets.noise_for(other))]
+    _print([_noise(target) for target in (asked, *others)], as_json)
+    if plot is not None:
+        targets.draw(asked, plot)
+        typer.echo(f"drawn: {plot}", err=as_json)
+    if not had:
+        also = ", or one of the table's other rows" if others[1:] else ""
         raise PlanError(
             f"--epsilon: found {epsilon:g}, which can't be had with {rounds} rounds of {cohort} among {population} "
-            f"members; accepted: {accepted}"
+            f"members at delta {asked.at:.3g}; accepted: {least:.3g} or more{also}"
         )
 
 
-def _calibrated(
-    epsilon: float,
-    rounds: int,
-    cohort: int,
-    population: int,
-    delta: float | None,
-    dimension: int,
-    corrupt: float,
-    dropout: float,
-) -> dict[str, Any]:
+def _noise(target: Target) -> dict[str, Any]:
     """One row of the table; None where it can't be had."""
-    from quorate import privacy
-    from quorate.cohorts import RingSum, Rounds, cohort_bounds
-    from quorate.errors import PlanError
-    from quorate.rounds import SumShape, Vector, VectorSpec
+    from quorate import targets
 
-    share = cohort / population
-    at = privacy.default_delta(population) if delta is None else delta
-    bounds = cohort_bounds(
-        Rounds(count=rounds, cohort=cohort), RingSum(corrupt=corrupt, dropout=dropout), population
-    )
-    shape = SumShape(VectorSpec((Vector("delta", dimension),)), bounds, ring_bits=32)
-    row: dict[str, Any] = {"population": population, "cohort": cohort, "rounds": rounds}
-    row |= {"noise_multiplier": None}
-    row |= {"epsilon_released": None, "epsilon_server": None, "delta": at, "noise_over_signal": None}
-    try:
-        found = privacy.calibrate(
-            privacy.DistributedGaussian(clip_norm=1.0, epsilon=epsilon),
-            shape,
-            rounds=rounds,
-            delta=at,
-            population=population,
-            probability=share,
-            dropout=dropout,
-        )
-    except PlanError:
-        return row
-    event = found.event(shape)
-    sampled = privacy.TruncatedPoissonSampledEvent(population, share, bounds.largest, event, dropout)
-    most = privacy.most_participations(rounds, share, population)
-    assert found.noise_multiplier is not None
-    deviation = found.noise_multiplier * math.sqrt(bounds.largest / bounds.honest)
-    return row | {
-        "noise_multiplier": found.noise_multiplier,
-        "epsilon_released": privacy.forecast(sampled, rounds, at),
-        "epsilon_server": privacy.forecast_server(event, most, at),
-        "noise_over_signal": deviation * math.sqrt(dimension) / cohort,
+    found = targets.noise_for(target)
+    return {
+        "population": target.population,
+        "cohort": target.cohort,
+        "rounds": target.rounds,
+        "noise_multiplier": None if found is None else found.multiplier,
+        "epsilon_released": None if found is None else found.released,
+        "epsilon_server": None if found is None else found.server,
+        "delta": target.at,
+        "noise_over_signal": None if found is None else found.over_signal,
     }
 
 

@@ -99,10 +99,15 @@ def test_calibration_is_a_table_whose_first_row_is_what_was_asked(tmp_path):
 
 def test_what_can_not_be_had_is_refused_beside_what_can(tmp_path):
     options = ["--epsilon", 0.02, "--rounds", 500, "--cohort", 50, "--population", 1000]
-    done = quorate("privacy", "calibrate", *map(str, options), cwd=tmp_path)
+    done = quorate("privacy", "calibrate", *map(str, options), "--plot", "noise.png", cwd=tmp_path)
     assert done.returncode == 2
-    assert "can't be had" in done.stderr
+    assert "which can't be had with 500 rounds of 50 among 1000 members" in done.stderr
+    assert "accepted: 0.0363 or more, or one of the table's other rows" in done.stderr
     assert "population" in done.stdout  # the table is there all the same
+    assert (
+        len(done.stdout.splitlines()) == 5
+    )  # what was asked for, the least ε, one other, and that it is drawn
+    assert (tmp_path / "noise.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_plan_is_explained(finished):
@@ -113,7 +118,9 @@ def test_a_plan_is_explained(finished):
 
 @pytest.mark.slow
 def test_what_an_example_spent_is_said_by_the_run_the_ledgers_command_and_the_explanation(empty):
-    setting = "training.dp_sgd={ clip_norm = 1.0, noise_multiplier = 1.0, sampling_rate = 0.5, budget = 50.0 }"
+    setting = (
+        "training.dp_sgd={ clip_norm = 1.0, noise_multiplier = 1.0, sampling_rate = 0.5, budget = 50.0 }"
+    )
     done = quorate("run", "plan.toml", "--set", setting, "--json", cwd=empty)
     assert done.returncode == 0, done.stderr
     spent = json.loads(done.stdout)["epsilon_example"]
