@@ -1,6 +1,12 @@
 """What holds for all tests."""
 
+import os
 from collections.abc import Iterator
+
+# Before NumPy is loaded, and for the processes that tests start: tests run side by side, and threads of a library that
+# wait for each other would take their cores from them.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings

@@ -62,8 +62,8 @@ model = "digits"
 
 
 def environment() -> dict[str, str]:
-    """Wide tables, no colours, one thread."""
-    return {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "OPENBLAS_NUM_THREADS": "1"}
+    """Wide tables, no colours."""
+    return {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
 
 
 @dataclass(frozen=True)
