@@ -23,7 +23,7 @@ from quorate.rounds import Closed, Kind, Outcome
 from quorate.server import checkpoints
 from quorate.server.coordinator import ATTEMPTS, Coordinator
 from quorate.server.selection import FixedSize, TruncatedPoisson
-from quorate.server.store import Store
+from quorate.server.store import Store, opened
 from quorate.server.summing import SummingEngine
 from quorate.simulations.source import Simulation
 from tests.federations import CLIPPED, GAUSSIAN, IDEAL, SECAGG, plan, wine
@@ -456,18 +456,18 @@ class Story:
 
     def look(self, directory, made):
         """What a restart would find: nothing that was committed may have changed."""
-        with process(directory, made, start=False) as parts:
-            run = parts.store.runs()[0].id
-            now = {past.number: past for past in parts.store.rounds(run) if past.status == "committed"}
+        with opened(directory) as store:
+            (run,) = store.runs()
+            rounds = store.rounds(run.id)
+            now = {past.number: past for past in rounds if past.status == "committed"}
             assert {number: now[number] for number in self.committed} == self.committed
             self.committed = now
-            found = parts.store.checkpoint(run)
+            found = store.checkpoint(run.id)
             assert (0 if found is None else found[0]) == len(now)
-            if parts.ledger is not None:
-                charged = {
-                    past.number for past in parts.store.rounds(run) if parts.ledger.is_charged(past.number)
-                }
-                assert {number for _, number in self.left} <= charged
+            delta = made.resolved(CLIENTS).privacy.delta
+            ledger = Ledger(store.ledger(run.id), delta=delta, budget=made.privacy.limit, simulated=True)
+            charged = {past.number for past in rounds if ledger.is_charged(past.number)}
+            assert {number for _, number in self.left} <= charged
 
 
 def uninterrupted(directory, made):
