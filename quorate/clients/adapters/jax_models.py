@@ -5,21 +5,15 @@
 
     model = quorate.clients.jax(parameters, loss)
 
-The layout holds the pytree's leaves, named by their paths (`layer1.weight`). Clients are trained in blocks: their steps
-are one compiled loop (`lax.fori_loop`) over one batched computation (`vmap`), and blocks run on all cores. Batches that
-are short of examples are padded, and so are blocks, so that a loss is compiled for few shapes; what is padded weighs
-nothing. Where something is, the loss is taken apart by examples: it is called with batches of one under `vmap`, and has
-to be a mean over examples. Rules act value by value, so that each leaf is treated by itself.
+The layout holds the pytree's leaves, named by their paths (`layer1.weight`). Clients are trained together, one alone
+as a block of one; see `jax_training`. The loss is called with batches of one, too, and has to be a mean over examples.
 
 What it leaves out: losses that draw random numbers, and state beside the parameters.
 """
 
 from __future__ import annotations
 
-import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -28,19 +22,12 @@ import numpy as np
 
 from quorate.clients.adapters.batches import Batches, batches
 from quorate.clients.adapters.dp_sgd import ABILITY, asks, clipped_sum
-from quorate.clients.adapters.local_training import (
-    Schedule,
-    TrainingNumbers,
-    fit_one,
-    stack_states,
-    with_rate,
-)
+from quorate.clients.adapters.local_training import fit_one, with_rate
 from quorate.errors import DataError, MissingExtra, PlanError
 from quorate.fleets import Client
 from quorate.parameters import Layout, Parameters
 from quorate.rounds import Instruction, State, Update, Updates
 from quorate.strategies import local_rules
-from quorate.strategies.contract import LocalRule
 from quorate.task import DenseLayer
 
 try:
@@ -49,12 +36,12 @@ try:
 except ImportError as missing:
     raise MissingExtra("jax", "training a JAX model") from missing
 
+from quorate.clients.adapters import jax_training
+from quorate.clients.adapters.jax_training import Loss
+
 __all__ = ["JaxClient", "JaxModel", "jax"]
 
 _ROWS = 1024  # examples that are evaluated at once
-_BLOCK_BYTES = 1 << 18  # weights of a block, its gradients and batches stay in a core's cache
-
-Loss = Callable[[Any, Any, Any], Any]
 
 
 def jax(
@@ -182,15 +169,9 @@ class JaxModel:
         Raises:
             DataError: there is no client, an instruction lacks a number, instructions differ, or a state does not fit.
         """
-        if not data or not len(data) == len(instructions) == len(states):
-            found = f"{len(data)} clients, {len(instructions)} instructions, {len(states)} states"
-            raise DataError(f"training needs an instruction and a state for each client, got {found}")
-        job = _Job.of(self, parameters, [batches(one) for one in data], instructions, states)
-        if len(job.blocks) == 1:
-            job.train(job.blocks[0])
-        else:
-            list(_pool().map(job.train, job.blocks))
-        return job.updates(), job.states()
+        told = [with_rate(instruction, self.learning_rate) for instruction in instructions]
+        start = self.layout.flatten(parameters)
+        return jax_training.fit_many(self, start, [batches(one) for one in data], told, states)
 
     def evaluate(self, parameters: Mapping[str, np.ndarray], data: Any) -> dict[str, float]:
         """The metrics, averaged over the examples.
@@ -203,7 +184,7 @@ class JaxModel:
             raise DataError(f"the model {self.name!r} needs at least one example")
         tree, total = self.pytree(parameters), np.zeros(len(self.metrics))
         for start in range(0, len(held), _ROWS):
-            rows = np.arange(start, start + _power_of_two(min(_ROWS, len(held) - start)))
+            rows = np.arange(start, start + jax_training.power_of_two(min(_ROWS, len(held) - start)))
             counted = (rows < len(held)).astype(np.float32)
             x, y = held.take(np.minimum(rows, len(held) - 1))
             total += np.asarray(self._sums(tree, x, y, counted), np.float64)
@@ -226,15 +207,13 @@ class JaxModel:
     def _sums(self) -> Any:
         """Sums of the metrics over the examples that count."""
         return xla.jit(lambda tree, x, y, counted: jnp.stack(
-            [(_each(of, tree, x, y) * counted).sum() for of in (self.loss, *self.measures.values())]
+            [(jax_training.each(of, tree, x, y) * counted).sum() for of in (self.loss, *self.measures.values())]
         ))  # fmt: skip
 
     @cached_property
-    def _steps(self) -> Any:
-        """A block's steps: compiled once for each rule and shape."""
-        return functools.partial(
-            xla.jit(_block, static_argnums=(0, 1, 2, 3)), self.loss, tuple(self.measures.values())
-        )
+    def steps(self) -> Any:
+        """The steps of a block of clients, see `jax_training`."""
+        return jax_training.compiled_steps(self.loss, tuple(self.measures.values()))
 
     @cached_property
     def each_gradient(self) -> Any:
@@ -243,7 +222,7 @@ class JaxModel:
         return xla.jit(xla.vmap(of_one, in_axes=(None, 0, 0)))
 
     def __getstate__(self) -> dict[str, Any]:
-        compiled = ("_sums", "_steps", "each_gradient")
+        compiled = ("_sums", "steps", "each_gradient")
         return {name: value for name, value in self.__dict__.items() if name not in compiled}
 
 
@@ -297,214 +276,12 @@ class _ExampleTrainer:
         return self.weights
 
     def clipped_sum(self, rows: np.ndarray, clip_norm: float) -> np.ndarray:
-        model, width = self._model, _power_of_two(len(rows))  # so that few shapes are compiled
+        model, width = self._model, jax_training.power_of_two(len(rows))  # so that few shapes are compiled
         x, y = self._data.take(np.concatenate([rows, np.full(width - len(rows), rows[0])]))
         tree = model.pytree(model.layout.unflatten(self.weights))
         leaves = xla.tree.leaves(model.each_gradient(tree, x, y))
         flat = np.concatenate([np.asarray(leaf).reshape(width, -1) for leaf in leaves], axis=1)
         return clipped_sum(flat[: len(rows)], clip_norm)
-
-
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """The training of some clients: what they share, and where their results go."""
-
-    model: JaxModel
-    start: np.ndarray
-    tree: Any
-    data: Sequence[Batches]
-    seeds: Sequence[int | None]
-    sizes: np.ndarray
-    training: TrainingNumbers
-    rule: LocalRule
-    extras: Mapping[str, np.ndarray]
-    stacked: Mapping[str, np.ndarray]
-    vectors: Mapping[str, np.ndarray]
-    kept: Mapping[str, np.ndarray]
-    measured: np.ndarray
-    blocks: Sequence[np.ndarray]
-
-    @classmethod
-    def of(
-        cls,
-        model: JaxModel,
-        parameters: Parameters,
-        data: Sequence[Batches],
-        instructions: Sequence[Instruction],
-        states: Sequence[State],
-    ) -> _Job:
-        told = [with_rate(instruction, model.learning_rate) for instruction in instructions]
-        training = TrainingNumbers.of(told)
-        rule = local_rules.by_name(told[0].rule, told[0].settings)
-        n, clients = model.layout.size, len(data)
-        stacked = stack_states(states, rule, n)
-        sizes = np.array([len(one) for one in data])
-        if not sizes.all():
-            raise DataError(f"a client of {model.name!r} needs at least one example")
-        order = np.argsort(-(training.epochs * -(-sizes // training.batch_size)), kind="stable")
-        block = max(1, min(clients, _BLOCK_BYTES // (4 * n)))
-        return cls(
-            model=model,
-            start=model.layout.flatten(parameters),
-            tree=xla.tree.map(jnp.asarray, model.pytree(parameters)),
-            data=data,
-            seeds=[instruction.seed for instruction in told],
-            sizes=sizes,
-            training=training,
-            rule=rule,
-            extras={name: np.asarray(v, np.float32) for name, v in told[0].extras.items()},
-            stacked=stacked,
-            vectors={v.name: np.empty((clients, v.length), np.float32) for v in rule.vectors(n).vectors},
-            kept={name: np.empty_like(value) for name, value in stacked.items()},
-            measured=np.empty((len(model.metrics), clients)),
-            blocks=[order[i : i + block] for i in range(0, clients, block)],
-        )
-
-    def train(self, chosen: np.ndarray) -> None:
-        """Trains a block of clients, most steps first; blocks may be trained at the same time."""
-        model, training, rule = self.model, self.training, self.rule
-        context = rule.begin(self.start, self.extras, {name: v[chosen] for name, v in self.stacked.items()})
-        schedule = Schedule.of(self.sizes[chosen], training, [self.seeds[c] for c in chosen])
-        x, y, counts = _gathered([self.data[c] for c in chosen], schedule, training.batch_size)
-        padded = len(counts)
-        steps = len(schedule.rows)
-        own = {name: _padded(v, padded) for name, v in context.items() if v.ndim == 2}
-        common = {name: v for name, v in context.items() if v.ndim == 1}
-        rate = np.float32(training.learning_rate)
-        whole = bool(
-            (schedule.counts == x.shape[2]).all()
-        )  # what is padded beyond is not run, or thrown away
-        made, state, sums = model._steps(rule, whole, self.tree, own, common, x, y, counts, steps, rate)
-        places = [model.layout.slice(name) for name in model.layout.names]
-        for into, parts in ((self.vectors, made), (self.kept, state)):
-            for name, leaves in parts.items():
-                for place, leaf in zip(places, map(np.asarray, leaves), strict=True):
-                    into[name][chosen, place] = leaf[: len(chosen)].reshape(len(chosen), -1)
-        self.measured[:, chosen] = np.asarray(sums).T[:, : len(chosen)] / schedule.counts.sum(axis=0)
-
-    def updates(self) -> Updates:
-        """What the clients give."""
-        return Updates(self.vectors, self.sizes, dict(zip(self.model.metrics, self.measured, strict=True)))
-
-    def states(self) -> list[State]:
-        """What they keep."""
-        return [{name: value[i].copy() for name, value in self.kept.items()} for i in range(len(self.data))]
-
-
-def _gathered(
-    data: Sequence[Batches], schedule: Schedule, most: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features, shape (clients, steps, batch, …), targets, and how many rows count, padded to few different shapes.
-
-    Clients and steps are padded to powers of two, and so are batches that no client fills. Padding repeats a row of the
-    client's own; a padded client or step has a count of 0.
-    """
-    steps, clients, batch = schedule.rows.shape
-    width = min(most, _power_of_two(batch))
-    shape = (_power_of_two(clients), _power_of_two(steps), width)
-    counts = np.zeros(shape[:2], np.float32)
-    counts[:clients, :steps] = schedule.counts.T
-    gathered: list[np.ndarray] = []
-    for c, one in enumerate(data):
-        rows = np.zeros((steps, width), np.intp)
-        rows[:, :batch] = schedule.rows[:, c] - schedule.offsets[c]
-        own = one.take(rows.ravel())
-        gathered = gathered or [np.zeros((*shape, *part.shape[1:]), part.dtype) for part in own]
-        for whole, part in zip(gathered, own, strict=True):
-            whole[c, :steps] = np.asarray(part).reshape(steps, width, *part.shape[1:])
-    x, y = gathered
-    return x, y, counts
-
-
-def _padded(values: np.ndarray, clients: int) -> np.ndarray:
-    padded = np.zeros((clients, *values.shape[1:]), values.dtype)
-    padded[: len(values)] = values
-    return padded
-
-
-def _power_of_two(count: int) -> int:
-    return 1 << (count - 1).bit_length()
-
-
-def _block(
-    loss: Loss,
-    measures: Sequence[Loss],
-    rule: LocalRule,
-    whole: bool,
-    start: Any,
-    own: Mapping[str, Any],
-    common: Mapping[str, Any],
-    x: Any,
-    y: Any,
-    counts: Any,
-    steps: Any,
-    rate: Any,
-) -> tuple[Any, Any, Any]:
-    """What each client's rule makes of its steps, by name and leaf, and sums of the metrics, (clients, metrics)."""
-    leaves, structure = xla.tree.flatten(start)
-
-    def split(vector: Any) -> list[Any]:
-        places = np.cumsum([0, *(leaf.size for leaf in leaves)])
-        return [
-            vector[a:b].reshape(leaf.shape) for a, b, leaf in zip(places, places[1:], leaves, strict=False)
-        ]
-
-    def one(own: Mapping[str, Any], x: Any, y: Any, counts: Any) -> tuple[Any, Any, Any]:
-        context = {name: split(vector) for name, vector in {**common, **own}.items()}
-
-        def step(t: Any, carried: tuple[Any, Any]) -> tuple[Any, Any]:
-            weights, sums = carried
-            if not whole:
-                counted = (jnp.arange(x.shape[1]) < counts[t]).astype(jnp.float32)
-
-            def total(weights: Any) -> tuple[Any, Any]:
-                tree, batch = xla.tree.unflatten(structure, weights), (x[t], y[t])
-                if whole:
-                    means = jnp.stack([of(tree, *batch) for of in (loss, *measures)])
-                    return means[0], means * counts[t]
-                sums = jnp.stack([(_each(of, tree, *batch) * counted).sum() for of in (loss, *measures)])
-                return sums[0] / jnp.maximum(counts[t], 1), sums
-
-            gradients, seen = xla.grad(total, has_aux=True)(weights)
-            moved = []
-            for i, (w, g) in enumerate(zip(weights, gradients, strict=True)):
-                here = {name: parts[i] for name, parts in context.items()}
-                new = w - rate * rule.gradient(g, w, here)
-                moved.append(new if whole else jnp.where(counts[t] > 0, new, w))
-            return moved, sums + seen
-
-        begun = (leaves, jnp.zeros(1 + len(measures)))
-        weights, sums = xla.lax.fori_loop(0, steps, step, begun)
-        taken = (counts > 0).sum().astype(jnp.float32)
-        vectors: dict[str, list[Any]] = {}
-        kept: dict[str, list[Any]] = {}
-        for i, (before, after) in enumerate(zip(leaves, weights, strict=True)):
-            here = {name: parts[i] for name, parts in context.items()}
-            for parts, made in zip(
-                (vectors, kept), rule.finish(before, after, taken, rate, here), strict=True
-            ):
-                for name, part in made.items():
-                    parts.setdefault(name, []).append(part)
-        return vectors, kept, sums
-
-    if len(x) == 1:  # one client alone is faster without the axis
-        alone = one(*xla.tree.map(lambda a: a[0], (own, x, y, counts)))
-        widened: tuple[Any, Any, Any] = xla.tree.map(lambda a: a[None], alone)
-        return widened
-    trained: tuple[Any, Any, Any] = xla.vmap(one)(own, x, y, counts)
-    return trained
-
-
-def _each(of: Loss, tree: Any, x: Any, y: Any) -> Any:
-    """A mean over a batch, example by example; shape (batch,)."""
-    return xla.vmap(lambda a, b: of(tree, a[None], b[None]))(x, y)
-
-
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    """One thread a core: XLA alone does not keep them all busy with small products."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ThreadPoolExecutor(cores, thread_name_prefix="quorate jax")
 
 
 def _name(path: Sequence[Any]) -> str:

@@ -5,8 +5,8 @@
 
 The layout holds the parameters that are trained, by the names of `named_parameters`, and behind them the floating-point
 buffers (the statistics of a BatchNorm), by their own. A parameter that asks for no gradient stays what it is in the
-module. Parameters and gradients of a client's training are views into two flat tensors, so that a step is one
-operation, and the local rules see the vectors that they are written for.
+module. A client is trained on a bench of its own (`torch_bench`), many at once where the module can
+(`torch_training`).
 
 Buffers change in training, but follow no gradient: no local rule touches them. By default they are *shared*: their
 change rides in the update's delta and is averaged like the rest. *Local* ones never leave the client, which keeps them
@@ -17,19 +17,17 @@ norm with everything else, so that `local`, or a normalisation without statistic
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
-from quorate.clients.adapters import torch_programs, torch_training
 from quorate.clients.adapters.batches import Batches, batches
-from quorate.clients.adapters.dp_sgd import ABILITY, clipped_sum
+from quorate.clients.adapters.dp_sgd import ABILITY
 from quorate.clients.adapters.local_training import fit_one, with_rate
 from quorate.errors import DataError, MissingExtra, PlanError
 from quorate.fleets import Client
@@ -43,9 +41,11 @@ try:
 except ImportError as missing:
     raise MissingExtra("torch", "training a PyTorch module") from missing
 
+from quorate.clients.adapters import torch_programs, torch_training
+from quorate.clients.adapters.torch_bench import Bench, seeded
+
 __all__ = ["TorchClient", "TorchModel", "torch"]
 
-_ROWS = 1024  # examples that are evaluated at once
 _BUFFERS = "buffers"  # in a client's state
 
 Module = pytorch.nn.Module
@@ -287,7 +287,7 @@ class TorchClient:
         bench.load(start, state.get(_BUFFERS))
         bench.data = self._data
         own = {key: value for key, value in state.items() if key != _BUFFERS}
-        with _seeded(instruction.seed, bench.weights.device):
+        with seeded(instruction.seed, bench.weights.device):
             done = fit_one(bench, start, len(self._data), with_rate(instruction, model.learning_rate), own)
         if not model.shares_buffers and model.buffers.size:
             done.state[_BUFFERS] = bench.buffers().cpu().numpy()
@@ -301,157 +301,14 @@ class TorchClient:
         return Update({}, len(self._data), bench.evaluate(self._data))
 
 
-class Bench:
-    """A copy of the module to train and evaluate with: a `Trainer`, for one client after the other.
-
-    Args:
-        model: whose module it copies.
-    """
-
-    def __init__(self, model: TorchModel):
-        self._model = model
-        self._module = copy.deepcopy(model.module)
-        named = dict(self._module.named_parameters())
-        self._device = next(iter(named.values())).device
-        self.weights = pytorch.empty(model.trained.size, device=self._device)
-        self._gradient = pytorch.zeros_like(self.weights)
-        for name, shape in model.trained.entries:
-            place = model.trained.slice(name)
-            named[name].data = self.weights[place].view(shape)
-            named[name].grad = self._gradient[place].view(shape)
-        self._buffers = [self._module.get_buffer(name) for name in model.buffers.names]
-        self._first_buffers = self.buffers().cpu().numpy()
-        self.data: Batches | None = None
-
-    def load(self, vector: np.ndarray, buffers: np.ndarray | None = None) -> None:
-        """Sets parameters and buffers, those of an earlier client included.
-
-        Args:
-            vector: of the model's layout.
-            buffers: of a client that keeps its own; None: those that the module came with.
-
-        Raises:
-            DataError: the client's own buffers are not of this model.
-        """
-        model = self._model
-        self.weights.copy_(self.array(vector[: model.trained.size]))
-        if model.shares_buffers:
-            values = vector[model.trained.size :]
-        else:
-            values = self._first_buffers if buffers is None else buffers
-        if values.shape != (model.buffers.size,):
-            raise DataError(f"{model.buffers.size} values of buffers are needed, got shape {values.shape}")
-        for name, buffer in zip(model.buffers.names, self._buffers, strict=True):
-            buffer.copy_(self.array(values[model.buffers.slice(name)]).view(buffer.shape))
-
-    def array(self, values: np.ndarray) -> Any:
-        """A tensor on the module's device."""
-        return pytorch.tensor(values, device=self._device)
-
-    def numpy(self, array: Any) -> np.ndarray:
-        """A copy on this side."""
-        made: np.ndarray = array.detach().cpu().numpy()
-        return made
-
-    def gradient(self, rows: np.ndarray) -> tuple[Any, Sequence[Any]]:
-        """By back-propagation, in training mode."""
-        assert self.data is not None
-        x, y = (self._placed(part) for part in self.data.take(rows))
-        self._gradient.zero_()
-        outputs = self._module.train()(x)
-        loss = self._model.loss(outputs, y)
-        loss.backward()
-        with pytorch.no_grad():
-            return self._gradient, [loss.detach(), *(of(outputs, y) for of in self._model.measures.values())]
-
-    def clipped_sum(self, rows: np.ndarray, clip_norm: float) -> np.ndarray:
-        """By `torch.func`: the gradients of a batch's examples, each of a batch of one, in training mode."""
-        if self._model.buffers.size:
-            raise DataError(
-                f"training.dp_sgd protects what follows a gradient, and the model {self._model.name!r} has buffers "
-                "that are computed from examples otherwise; accepted: a normalisation without statistics (GroupNorm)"
-            )
-        assert self.data is not None
-        x, y = (self._placed(part) for part in self.data.take(rows))
-        module = self._module.train()
-        trained = self._model.trained
-        weights = {name: self.weights[trained.slice(name)].view(shape) for name, shape in trained.entries}
-        fixed = {name: p for name, p in module.named_parameters() if name not in weights}
-
-        def one(weights: dict[str, Any], x: Any, y: Any) -> Any:
-            outputs = pytorch.func.functional_call(module, {**fixed, **weights}, (x[None],))
-            return self._model.loss(outputs, y[None])
-
-        each = pytorch.func.vmap(pytorch.func.grad(one), in_dims=(None, 0, 0), randomness="different")
-        try:
-            gradients = each(weights, x, y)
-        except RuntimeError as error:
-            raise DataError(
-                f"training.dp_sgd needs the gradient of every single example of {self._model.name!r}, and PyTorch has "
-                f"none: {error}"
-            ) from error
-        flat = pytorch.cat([gradients[name].flatten(1) for name in trained.names], dim=1)
-        return clipped_sum(self.numpy(flat), clip_norm)
-
-    def values(self) -> Any:
-        """Parameters, and buffers if they are shared."""
-        return (
-            pytorch.cat([self.weights, self.buffers()])
-            if self._model.shares_buffers and self._buffers
-            else self.weights
-        )
-
-    def buffers(self) -> Any:
-        """The floating-point buffers as one vector."""
-        return pytorch.cat(
-            [pytorch.empty(0, device=self._device), *(b.detach().flatten() for b in self._buffers)]
-        )
-
-    def evaluate(self, data: Batches) -> dict[str, float]:
-        """The metrics, averaged over the examples."""
-        if not len(data):
-            raise DataError(f"the model {self._model.name!r} needs at least one example")
-        totals = np.zeros(len(self._model.metrics))
-        with pytorch.no_grad():
-            self._module.eval()
-            for start in range(0, len(data), _ROWS):
-                rows = np.arange(start, min(start + _ROWS, len(data)))
-                x, y = (self._placed(part) for part in data.take(rows))
-                outputs = self._module(x)
-                measures = [self._model.loss, *self._model.measures.values()]
-                totals += [len(rows) * float(of(outputs, y)) for of in measures]
-        return dict(zip(self._model.metrics, (totals / len(data)).tolist(), strict=True))
-
-    def outputs(self, x: Any) -> np.ndarray:
-        """What the module gives for a batch."""
-        with pytorch.no_grad():
-            return self.numpy(self._module.eval()(self._placed(np.asarray(x))))
-
-    def _placed(self, part: Any) -> Any:
-        tensor = pytorch.from_numpy(part) if isinstance(part, np.ndarray) else part
-        return tensor.to(self._device)
-
-
 def _made(make: Callable[[], Module], seed: int) -> Module:
-    with _seeded(seed):
+    with seeded(seed):
         made = make()
     if not isinstance(made, Module):
         raise PlanError(
             f"model: {type(made).__name__} was found; a torch.nn.Module, or a function that makes one, is accepted"
         )
     return made
-
-
-@contextlib.contextmanager
-def _seeded(seed: int | None, device: Any = None) -> Iterator[None]:
-    """PyTorch's generators with a seed, and afterwards as they were; None leaves them alone."""
-    if seed is None:
-        yield
-        return
-    devices = [device] if device is not None and device.type == "cuda" else []
-    with pytorch.random.fork_rng(devices):
-        pytorch.manual_seed(seed)
-        yield
 
 
 def _is_cross_entropy(loss: Loss) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -19,8 +18,9 @@ import numpy as np
 import torch
 
 from quorate.clients.adapters.batches import Batches
-from quorate.clients.adapters.local_training import Schedule, TrainingNumbers, stack_states
-from quorate.errors import DataError, PlanError
+from quorate.clients.adapters.local_training import Schedule
+from quorate.clients.adapters.together import Together, cores
+from quorate.errors import PlanError
 from quorate.rounds import Instruction, State, Updates
 from quorate.strategies import local_rules
 from quorate.strategies.contract import LocalRule
@@ -65,45 +65,24 @@ def fit_many(
         DataError: there is no client, an instruction lacks a number, instructions differ, or a state does not fit.
         PlanError: PyTorch can't batch an operation of the module or the loss.
     """
-    if not data or not len(data) == len(instructions) == len(states):
-        found = f"{len(data)} clients, {len(instructions)} instructions, {len(states)} states"
-        raise DataError(f"training needs an instruction and a state for each client, got {found}")
-    training = TrainingNumbers.of(instructions)
-    rule = local_rules.by_name(instructions[0].rule, instructions[0].settings)
-    n, clients = len(start), len(data)
-    stacked = stack_states(states, rule, n)
-    sizes = np.array([len(one) for one in data])
-    if not sizes.all():
-        raise DataError(f"a client of {model.name!r} needs at least one example")
-    order = np.lexsort((-sizes, -(training.epochs * -(-sizes // training.batch_size))))
-    extras = {name: np.asarray(vector, np.float32) for name, vector in instructions[0].extras.items()}
-    vectors = {v.name: np.empty((clients, v.length), np.float32) for v in rule.vectors(n).vectors}
-    kept = {name: np.empty_like(value) for name, value in stacked.items()}
-    measured = np.empty((len(model.metrics), clients))
-    block = max(1, min(_BLOCK_BYTES // (4 * n), -(-clients // _cores())))
+    job = Together.of(start, data, instructions, states, model.metrics)
+    rule, rate = job.rule, job.training.learning_rate
 
     def train(chosen: np.ndarray) -> None:
-        context = rule.begin(start, extras, {name: value[chosen] for name, value in stacked.items()})
-        schedule = Schedule.of(sizes[chosen], training, [instructions[c].seed for c in chosen])
-        trainer = _Block(model, start, context, [data[c] for c in chosen], sizes[chosen])
-        measured[:, chosen] = trainer.train(rule, schedule, training.learning_rate)
+        context, schedule = job.begin(chosen)
+        trainer = _Block(model, start, context, [data[c] for c in chosen], job.sizes[chosen])
+        measured = trainer.train(rule, schedule, rate)
         taken = schedule.steps.astype(np.float32)
-        made, state = rule.finish(start, trainer.vectors(), taken, training.learning_rate, context)
-        for name, vector in vectors.items():
-            vector[chosen] = made[name]
-        for name, value in kept.items():
-            value[chosen] = state[name]
+        job.keep(chosen, *rule.finish(start, trainer.vectors(), taken, rate, context), measured)
 
+    most = max(1, min(_BLOCK_BYTES // (4 * len(start)), -(-len(data) // cores())))
     try:
-        list(_pool().map(train, [order[i : i + block] for i in range(0, clients, block)]))
+        list(_pool().map(train, job.blocks(most)))
     except RuntimeError as error:
         raise PlanError(
             f"fleet.engine: 'vectorised' can't be had with {model.name!r}: {error}; accepted: 'sequential'"
         ) from error
-    new_states: list[State] = [
-        {name: value[i].copy() for name, value in kept.items()} for i in range(clients)
-    ]
-    return Updates(vectors, sizes, dict(zip(model.metrics, measured, strict=True))), new_states
+    return job.made()
 
 
 class _Block:
@@ -196,9 +175,5 @@ def _copies(values: Any, clients: int) -> Any:
 def _pool() -> ThreadPoolExecutor:
     """One thread a core, each with a single thread of PyTorch's own: products this small do not keep more busy."""
     return ThreadPoolExecutor(
-        _cores(), thread_name_prefix="quorate torch", initializer=lambda: torch.set_num_threads(1)
+        cores(), thread_name_prefix="quorate torch", initializer=lambda: torch.set_num_threads(1)
     )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from quorate.clients.adapters import dp_sgd
 from quorate.clients.adapters.examples import Examples
@@ -39,6 +40,35 @@ def told(rule, layout, seed=0, **training):
     _, extras, own = some(layout)
     needs = bool(rule.initial(1))
     return instruction(rule, seed, extras if needs else {}, **training), own if needs else {}
+
+
+def assert_many_train_as_each_alone(made, rule, sizes, rtol):
+    """Clients with so many examples each, half of which took part before, at once and one at a time."""
+    start, _, _ = some(made.layout)
+    data = [blobs(size, seed=i) for i, size in enumerate(sizes)]
+    told_each = [told(rule, made.layout, i) for i in range(len(sizes))]
+    ins = [one for one, _ in told_each]
+    states = [state if i % 2 else {} for i, (_, state) in enumerate(told_each)]
+    together, new = made.fit_many(start, data, ins, states)
+    assert together.examples.tolist() == sizes
+    for i, one in enumerate(data):
+        alone, state = made.client(one).fit(start, ins[i], states[i])
+        for name, vector in alone.vectors.items():
+            np.testing.assert_allclose(together.vectors[name][i], vector, rtol=rtol, atol=rtol / 100)
+        for name, value in state.items():
+            np.testing.assert_allclose(new[i][name], value, rtol=rtol, atol=rtol / 100)
+        for name, metric in alone.metrics.items():
+            assert together.metrics[name][i] == pytest.approx(metric, rel=1e-3, abs=1e-5)
+
+
+def assert_each_is_trained_once(made):
+    """Eleven clients, in more than one block."""
+    start = some(made.layout)[0]
+    data, ins = [blobs(5 + i % 3, seed=i) for i in range(11)], [instruction(seed=i) for i in range(11)]
+    together, _ = made.fit_many(start, data, ins, [{}] * 11)
+    for i in (0, 5, 10):
+        alone, _ = made.client(data[i]).fit(start, ins[i], {})
+        np.testing.assert_allclose(together.vectors["delta"][i], alone.vectors["delta"], rtol=1e-3, atol=1e-5)
 
 
 class _Naive:

@@ -17,38 +17,16 @@ from tests.clients.adapters.frameworks import RULES, blobs, instruction, some, t
 from tests.federations import wine
 
 jax = pytest.importorskip("jax")
-jnp = jax.numpy
+cases = pytest.importorskip("tests.clients.adapters.jax_case")
+accuracy, loss, model, network, outputs = (
+    cases.accuracy,
+    cases.loss,
+    cases.model,
+    cases.network,
+    cases.outputs,
+)
 
 REFERENCE = numpy_models.mlp(5, (8,), 3)
-
-
-def outputs(parameters, x):
-    hidden = jax.nn.relu(x @ parameters["layer1"]["weight"] + parameters["layer1"]["bias"])
-    return hidden @ parameters["layer2"]["weight"] + parameters["layer2"]["bias"]
-
-
-def loss(parameters, x, y):
-    return -jnp.take_along_axis(jax.nn.log_softmax(outputs(parameters, x)), y[:, None], axis=1).mean()
-
-
-def accuracy(parameters, x, y):
-    return (outputs(parameters, x).argmax(axis=1) == y).mean()
-
-
-def network(features=5, hidden=8, classes=3):
-    def make(key):
-        one, two = jax.random.split(key)
-        return {
-            "layer1": {"weight": 0.3 * jax.random.normal(one, (features, hidden)), "bias": jnp.zeros(hidden)},
-            "layer2": {"weight": 0.3 * jax.random.normal(two, (hidden, classes)), "bias": jnp.zeros(classes)},
-        }
-
-    return make
-
-
-def model(parameters=None, data=None, **options):
-    options = {"metrics": {"accuracy": accuracy}, **options}
-    return q.clients.jax(parameters or network(), loss, data, **options)
 
 
 def in_order(made, vector):
@@ -90,38 +68,6 @@ def test_a_loss_trains_as_the_same_network_of_the_reference_models(rule):
 
 
 MODEL = model()
-
-
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-def test_many_clients_at_once_train_as_each_does_alone(rule):
-    sizes, seed = [4, 1, 9, 2], 0
-    start, _, _ = some(MODEL.layout, seed)
-    data = [blobs(size, seed=seed + i) for i, size in enumerate(sizes)]
-    told_each = [told(rule, MODEL.layout, seed + i) for i in range(len(sizes))]
-    ins = [one for one, _ in told_each]
-    states = [state if i % 2 else {} for i, (_, state) in enumerate(told_each)]
-    together, new = MODEL.fit_many(start, data, ins, states)
-    assert together.examples.tolist() == sizes
-    for i, one in enumerate(data):
-        alone, state = MODEL.client(one).fit(start, ins[i], states[i])
-        for name, vector in alone.vectors.items():
-            np.testing.assert_allclose(together.vectors[name][i], vector, rtol=1e-3, atol=1e-5)
-        for name, value in state.items():
-            np.testing.assert_allclose(new[i][name], value, rtol=1e-3, atol=1e-5)
-        for name, metric in alone.metrics.items():
-            assert together.metrics[name][i] == pytest.approx(metric, rel=1e-3, abs=1e-5)
-
-
-def test_more_clients_than_fit_a_block_are_each_trained_once(monkeypatch):
-    from quorate.clients.adapters import jax_models
-
-    monkeypatch.setattr(jax_models, "_BLOCK_BYTES", 4 * 4 * MODEL.layout.size)
-    start = some(MODEL.layout)[0]
-    data, ins = [blobs(5 + i % 3, seed=i) for i in range(11)], [instruction(seed=i) for i in range(11)]
-    together, _ = MODEL.fit_many(start, data, ins, [{}] * 11)
-    for i in (0, 5, 10):
-        alone, _ = MODEL.client(data[i]).fit(start, ins[i], {})
-        np.testing.assert_allclose(together.vectors["delta"][i], alone.vectors["delta"], rtol=1e-3, atol=1e-5)
 
 
 def test_metrics_are_those_of_all_examples():
@@ -178,24 +124,6 @@ def test_a_chain_of_dense_layers_is_served_and_any_other_function_is_refused():
     np.testing.assert_allclose(served["probabilities"], expected, rtol=1e-4, atol=1e-6)
     with pytest.raises(PlanError, match="accepted: layers="):
         program(q.Task(MODEL))
-
-
-@pytest.mark.parametrize("strategy", [q.strategies.fedavg(), q.strategies.scaffold()])
-def test_engines_agree_and_a_seeded_run_learns_and_can_be_repeated(strategy):
-    plan = q.Plan(
-        task=q.Task(model(network(13, 16, 3))),
-        rounds=q.Rounds(count=4, cohort=12, sampling="fixed"),
-        training=q.Training(learning_rate=0.3, epochs=1),
-        strategy=strategy,
-    )
-    runs = [
-        assembly.run(plan, fleet=Simulation(wine(), seed=1, engine=engine), watch=lambda report: None)
-        for engine in ("auto", "auto", "sequential")
-    ]
-    assert runs[0].model.vector.tobytes() == runs[1].model.vector.tobytes()
-    np.testing.assert_allclose(runs[0].model.vector, runs[2].model.vector, rtol=1e-3, atol=2e-5)
-    first, last = (runs[0].committed[i].metrics["loss"] for i in (0, -1))
-    assert last < 0.8 * first
 
 
 def test_processes_which_fork_are_refused():

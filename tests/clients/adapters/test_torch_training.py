@@ -9,10 +9,18 @@ import quorate as q
 from quorate import assembly
 from quorate.errors import DataError, PlanError
 from quorate.simulations.source import Simulation
-from tests.clients.adapters.frameworks import RULES, blobs, instruction, some, told
+from tests.clients.adapters.frameworks import (
+    RULES,
+    assert_each_is_trained_once,
+    assert_many_train_as_each_alone,
+    blobs,
+    instruction,
+    some,
+)
 from tests.federations import digits
 
 torch = pytest.importorskip("torch")
+torch_training = pytest.importorskip("quorate.clients.adapters.torch_training")
 nn = torch.nn
 F = torch.nn.functional
 
@@ -48,34 +56,13 @@ def model(module, loss=F.cross_entropy):
 @pytest.mark.parametrize("made", [model(make()) for make in MODULES.values()], ids=MODULES)
 @pytest.mark.parametrize("sizes", [[8, 8, 8], [4, 1, 9, 2, 9], [6]])
 def test_many_clients_at_once_train_as_each_does_alone(made, rule, sizes):
-    start = some(made.layout)[0]
-    data = [blobs(size, seed=i) for i, size in enumerate(sizes)]
-    told_each = [told(rule, made.layout, i) for i in range(len(sizes))]
-    ins = [one for one, _ in told_each]
-    states = [state if i % 2 else {} for i, (_, state) in enumerate(told_each)]
-    together, new = made.fit_many(start, data, ins, states)
-    assert together.examples.tolist() == sizes
-    for i, one in enumerate(data):
-        alone, state = made.client(one).fit(start, ins[i], states[i])
-        for name, vector in alone.vectors.items():
-            np.testing.assert_allclose(together.vectors[name][i], vector, rtol=2e-3, atol=2e-5)
-        for name, value in state.items():
-            np.testing.assert_allclose(new[i][name], value, rtol=2e-3, atol=2e-5)
-        for name, metric in alone.metrics.items():
-            assert together.metrics[name][i] == pytest.approx(metric, rel=1e-3, abs=1e-5)
+    assert_many_train_as_each_alone(made, rule, sizes, rtol=2e-3)
 
 
 def test_more_clients_than_fit_a_block_are_each_trained_once(monkeypatch):
-    from quorate.clients.adapters import torch_training
-
     made = model(MODULES["network"]())
     monkeypatch.setattr(torch_training, "_BLOCK_BYTES", 8 * made.layout.size)
-    start = some(made.layout)[0]
-    data, ins = [blobs(5 + i % 3, seed=i) for i in range(11)], [instruction(seed=i) for i in range(11)]
-    together, _ = made.fit_many(start, data, ins, [{}] * 11)
-    for i in (0, 5, 10):
-        alone, _ = made.client(data[i]).fit(start, ins[i], {})
-        np.testing.assert_allclose(together.vectors["delta"][i], alone.vectors["delta"], rtol=1e-3, atol=1e-5)
+    assert_each_is_trained_once(made)
 
 
 @pytest.mark.parametrize(

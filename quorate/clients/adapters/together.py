@@ -1,0 +1,142 @@
+"""Clients that are trained at once: what they share in every framework, and where goes what each of them makes.
+
+An adapter trains block after block of them, or many blocks at a time: it takes a block's context and schedule
+(`begin`), and gives back what the local rule made of its steps (`keep`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from quorate.clients.adapters.batches import Batches
+from quorate.clients.adapters.local_training import Schedule, TrainingNumbers, stack_states
+from quorate.errors import DataError
+from quorate.rounds import Instruction, State, Updates
+from quorate.strategies import local_rules
+from quorate.strategies.contract import LocalRule
+
+__all__ = ["Together", "cores"]
+
+
+@dataclass(frozen=True, eq=False)
+class Together:
+    """The training of some clients; made by `of`.
+
+    Args:
+        start: the flat parameters that all of them start from, float32, shape (n,).
+        data: of each client.
+        sizes: how many examples each has, shape (clients,).
+        seeds: of each client's order of examples.
+        training: the numbers that they share.
+        rule: the local rule.
+        extras: what the server broadcasts with the parameters, by name, shape (n,) each.
+        stacked: the clients' states, by name, shape (clients, …) each.
+        metrics: what is measured, by name.
+        vectors: what they make, by name, shape (clients, n) each.
+        kept: their new states, like `stacked`.
+        measured: averages over the examples as they were met, shape (metrics, clients).
+    """
+
+    start: np.ndarray
+    data: Sequence[Batches]
+    sizes: np.ndarray
+    seeds: Sequence[int | None]
+    training: TrainingNumbers
+    rule: LocalRule
+    extras: Mapping[str, np.ndarray]
+    stacked: Mapping[str, np.ndarray]
+    metrics: Sequence[str]
+    vectors: Mapping[str, np.ndarray]
+    kept: Mapping[str, np.ndarray]
+    measured: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        start: np.ndarray,
+        data: Sequence[Batches],
+        instructions: Sequence[Instruction],
+        states: Sequence[State],
+        metrics: Sequence[str],
+    ) -> Together:
+        """What clients with these data, instructions and states are to do.
+
+        Args:
+            start: the flat parameters, float32, shape (n,).
+            data: of each client, at least one example each.
+            instructions: for each client; they may differ in the seed only.
+            states: of each client; empty for one that never took part.
+            metrics: the names of what will be measured.
+
+        Raises:
+            DataError: there is no client, or one without an example, an instruction lacks a number, instructions
+                differ, or a state does not fit.
+        """
+        if not data or not len(data) == len(instructions) == len(states):
+            found = f"{len(data)} clients, {len(instructions)} instructions, {len(states)} states"
+            raise DataError(f"training needs an instruction and a state for each client, got {found}")
+        training = TrainingNumbers.of(instructions)
+        rule = local_rules.by_name(instructions[0].rule, instructions[0].settings)
+        stacked = stack_states(states, rule, len(start))
+        sizes = np.array([len(one) for one in data])
+        if not sizes.all():
+            raise DataError("training needs at least one example of each client")
+        return cls(
+            start=start,
+            data=data,
+            sizes=sizes,
+            seeds=[instruction.seed for instruction in instructions],
+            training=training,
+            rule=rule,
+            extras={name: np.asarray(v, np.float32) for name, v in instructions[0].extras.items()},
+            stacked=stacked,
+            metrics=metrics,
+            vectors={
+                v.name: np.empty((len(data), v.length), np.float32) for v in rule.vectors(len(start)).vectors
+            },
+            kept={name: np.empty_like(value) for name, value in stacked.items()},
+            measured=np.empty((len(metrics), len(data))),
+        )
+
+    def blocks(self, most: int) -> list[np.ndarray]:
+        """The clients' places in blocks of at most so many: most steps first, and of equally many most examples."""
+        steps = self.training.epochs * -(-self.sizes // self.training.batch_size)
+        order = np.lexsort((-self.sizes, -steps))
+        return [order[i : i + most] for i in range(0, len(order), most)]
+
+    def begin(self, chosen: np.ndarray) -> tuple[Mapping[str, np.ndarray], Schedule]:
+        """The rule's context of a block, its vectors of shape (n,) or (clients, n), and the block's schedule."""
+        states = {name: value[chosen] for name, value in self.stacked.items()}
+        context = self.rule.begin(self.start, self.extras, states)
+        return context, Schedule.of(self.sizes[chosen], self.training, [self.seeds[c] for c in chosen])
+
+    def keep(
+        self,
+        chosen: np.ndarray,
+        vectors: Mapping[str, np.ndarray],
+        states: Mapping[str, np.ndarray],
+        measured: np.ndarray,
+    ) -> None:
+        """Takes what a block has made; blocks may come from several threads."""
+        for name, value in self.vectors.items():
+            value[chosen] = vectors[name]
+        for name, value in self.kept.items():
+            value[chosen] = states[name]
+        self.measured[:, chosen] = measured
+
+    def made(self) -> tuple[Updates, list[State]]:
+        """The updates and the states of all clients, once every block is kept."""
+        metrics = dict(zip(self.metrics, self.measured, strict=True))
+        states: list[State] = [
+            {name: value[i].copy() for name, value in self.kept.items()} for i in range(len(self.data))
+        ]
+        return Updates(self.vectors, self.sizes, metrics), states
+
+
+def cores() -> int:
+    """On how many cores this process may run."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
