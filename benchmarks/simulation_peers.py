@@ -8,9 +8,10 @@ so that a noisy machine slows them alike, and none of them works while another o
 many rounds on the same test examples.
 
 FedJAX and pfl-research have environments of their own beside this checkout, `.venv-fedjax` and `.venv-pfl`, of the
-packages in `benchmarks/environments/`; `--install` makes them. Flower is in the main environment. What is not installed
-is left out, and said so. FedJAX and pfl-research run in one process here (pfl-research can have several, with Horovod
-or `torch.distributed`), each with as many threads as it likes.
+packages in `benchmarks/environments/`; `--install` makes them. TensorFlow Federated is in the one that `make interop`
+makes, Flower in the main one. What is not installed is left out, and said so. FedJAX and pfl-research run in one
+process here (pfl-research can have several, with Horovod or `torch.distributed`), each with as many threads as it
+likes.
 
 Start-up is the time to the end of the first round, from the start of the process, less that of a later one; making the
 data (about a second) is in it, for everybody. Memory is the most that a peer's processes held together (PSS, sampled),
@@ -44,9 +45,10 @@ PEERS = {
     "quorate": (sys.executable, "benchmarks._w1_quorate"),
     "fedjax": (str(ROOT / ".venv-fedjax/bin/python"), "benchmarks._w1_fedjax"),
     "pfl": (str(ROOT / ".venv-pfl/bin/python"), "benchmarks._w1_pfl"),
+    "tff": (str(ROOT / ".venv-interop/bin/python"), "benchmarks._w1_tff"),
     "flower": (sys.executable, "benchmarks._w1_flower"),
 }
-FASTER = {"fedjax": 2.0, "pfl": 2.0, "flower": 20.0}
+FASTER = {"fedjax": 2.0, "pfl": 2.0, "tff": 12.0, "flower": 20.0}
 """How many times faster a round of the 2NN is to be."""
 
 
@@ -153,7 +155,7 @@ def measured(model: str, names: list[str], rounds: int) -> list[Row]:
     try:
         for name in names:
             if not Path(PEERS[name][0]).exists():
-                print(f"left out: {name}: there is no {PEERS[name][0]}; --install makes it", file=sys.stderr)
+                print(f"left out: {name}: there is no {PEERS[name][0]}; see --help", file=sys.stderr)
                 continue
             peers[name] = peer = Peer(name, model)
             try:
