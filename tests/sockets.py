@@ -136,7 +136,7 @@ class SocketTransport:
         for connection in connections:
             connection.close()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive(), f"{thread.name} does not end"
 
     def _run(self, target: object, *arguments: object) -> None:

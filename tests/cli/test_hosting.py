@@ -124,7 +124,7 @@ def test_a_coordinator_that_is_killed_aborts_its_round_and_goes_on(tmp_path: Pat
                 assert eventually(lambda: rounds(tmp_path)[-1].status == "open", 30)
                 time.sleep(0.03 * attempt)  # in another phase each time
                 process.kill()
-                process.wait(10)
+                process.wait(60)
             after = rounds(tmp_path)
             committed = [round for round in before if round.status == "committed"]
             assert [r for r in after if r.number in {c.number for c in committed}] == committed

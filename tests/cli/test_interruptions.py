@@ -67,7 +67,7 @@ def test_a_run_killed_in_round_3_goes_on_and_has_paid_for_everything(directory, 
     with started("run", "plan.toml", "--json", cwd=directory) as process:
         wait_until(lambda: rows(state, "SELECT number FROM rounds WHERE number = 3"), process)
         process.kill()
-        process.wait(10)
+        process.wait(60)
     before = rows(state, "SELECT number, status FROM rounds ORDER BY number")
     found = run_to_end(directory)
     assert_whole(directory, found, undisturbed)
@@ -90,7 +90,7 @@ def killed_again_and_again(directory: Path, undisturbed: dict[str, Any], kills: 
                     time.sleep(0.002)
             time.sleep(instants.uniform(0.0, 0.5))
             process.kill()
-            process.wait(10)
+            process.wait(60)
     assert_whole(directory, run_to_end(directory), undisturbed)
 
 

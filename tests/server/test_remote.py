@@ -93,7 +93,7 @@ class Children:
         """SIGKILL; returns when they are dead."""
         for member in members:
             self.processes[member].kill()
-            self.processes[member].join(10)
+            self.processes[member].join(60)
             assert not self.processes[member].is_alive()
 
     def signal(self, member: Member, number: signal.Signals) -> None:

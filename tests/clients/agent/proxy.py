@@ -53,7 +53,7 @@ class Proxy:
         self.cut()
         self._flows.set()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
 
     def _accept(self) -> None:
         while True:

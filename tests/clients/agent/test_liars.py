@@ -143,7 +143,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     yield made
     while made.agents:
         made.stop()
-    server.stop(0).wait(10)
+    server.stop(0).wait(60)
 
 
 def assignment(number: int = 1, **changes: Any) -> Assignment:

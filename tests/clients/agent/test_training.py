@@ -147,7 +147,7 @@ time.sleep(60)
 """
     one = trainer(misbehaving(body), memory_mb=300)
     assert failure(one).code == "training-memory"
-    until(lambda: not psutil.Process().children(recursive=True), "its children are gone too", 10.0)
+    until(lambda: not psutil.Process().children(recursive=True), "its children are gone too")
 
 
 def test_training_stops_when_it_is_told_to(trainer):
@@ -203,5 +203,5 @@ def test_the_child_does_not_outlive_a_killed_agent(trainer, monkeypatch):
     time.sleep(0.5)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "the child is gone", 10.0)
+    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "the child is gone")
     parent.stdout.close()

@@ -164,7 +164,7 @@ def test_a_child_ends_with_its_parent(tmp_path):
         group = int(parent.stdout.readline())
         assert of_the_group(group)
         parent.send_signal(signal.SIGKILL)
-        parent.wait(10)
+        parent.wait(60)
     assert gone(group)
 
 

@@ -69,7 +69,7 @@ class Processes:
     def kill(self, *names: Member) -> None:
         for name in names:
             self.started[name].kill()
-            self.started[name].join(10)
+            self.started[name].join(60)
 
     def signal(self, name: Member, number: signal.Signals) -> None:
         os.kill(self.started[name].pid, number)

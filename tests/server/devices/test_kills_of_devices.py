@@ -99,7 +99,7 @@ class Certified:
     def kill(self, *names: Member) -> None:
         for name in names:
             self.processes[name].kill()
-            self.processes[name].join(10)
+            self.processes[name].join(60)
 
     # --- the fleet's source
 

@@ -53,7 +53,7 @@ def test_a_round_opens_when_enough_devices_wait(loop: asyncio.AbstractEventLoop)
         assert room.join(stream)
     assert holding.waits
     assert room.join(*streams(loop, 1, "a", prefix="e"))
-    holding.join(10)
+    holding.join(60)
     assert isinstance(holding.found, WaitingPopulation)
     assert set(holding.found.members) == {"d0", "d1", "e0"}
 
@@ -70,7 +70,7 @@ def test_devices_that_are_not_drawn_wait_for_the_next_run(loop: asyncio.Abstract
     hearer = StreamTransport()
     drawn = room.take(first, ["d0", "d1"], hearer)
     assert {stream.hearer for stream in drawn.values()} == {hearer}
-    holding.join(10)
+    holding.join(60)
     assert isinstance(holding.found, WaitingPopulation)
     assert set(holding.found.members) == {"d2", "d3"}
 
@@ -85,7 +85,7 @@ def test_a_run_without_devices_does_not_hold_up_one_that_has_them(loop: asyncio.
     assert holding.waits
     assert room.hold(small).size == 3
     room.change(large, stopped=True)
-    holding.join(10)
+    holding.join(60)
     assert isinstance(holding.found, Stopped)
 
 
@@ -99,14 +99,14 @@ def test_runs_take_turns(loop: asyncio.AbstractEventLoop) -> None:
     assert waiting[1].waits
     for stream in streams(loop, 2, "a"):
         room.join(stream)
-    waiting[0].join(10)
+    waiting[0].join(60)
     assert waiting[0].found is not None
     assert waiting[1].waits
     room.take(first, ["d0", "d1"], StreamTransport())
     again = Holding(room, first)
     for stream in streams(loop, 2, "a", prefix="e"):
         room.join(stream)
-    waiting[1].join(10)
+    waiting[1].join(60)
     assert waiting[1].found is not None
     assert again.waits
     room.change(first, stopped=True)

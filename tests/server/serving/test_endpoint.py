@@ -232,7 +232,7 @@ def test_a_signal_stops_a_blocking_endpoint_cleanly(registry: Registry, number: 
         assert httpx.get(f"{url}/v1/models/digits").status_code == 200
         os.kill(process.pid, number)
         assert process.stdout.read() == "stopped\n"
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_an_endpoint_signs_anew_what_is_about_to_expire(registry: Registry) -> None:
