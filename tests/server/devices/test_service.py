@@ -42,11 +42,20 @@ def code(error: pytest.ExceptionInfo[grpc.RpcError]) -> grpc.StatusCode:
     return error.value.code()
 
 
+def metric(served: Served, name: str, **labels: str) -> float | None:
+    """As Prometheus would scrape it."""
+    return served.service.metrics.registry.get_sample_value(f"quorate_{name}", labels)
+
+
 def test_a_device_waits_and_is_forgotten_when_it_goes(served: Served) -> None:
     room = served.service.room
     with Conversation(served.port, device="d1"):
         assert eventually(lambda: room.waiting("softmax") == 1)
+        assert metric(served, "devices", state="waiting") == 1
+        assert metric(served, "devices", state="in a round") == 0
     assert eventually(lambda: room.waiting("softmax") == 0)
+    assert metric(served, "devices", state="waiting") == 0
+    assert metric(served, "check_in_seconds_count") == 1
 
 
 def test_an_unknown_version_is_refused_with_those_that_are_spoken(served: Served) -> None:
@@ -74,16 +83,21 @@ def test_a_device_without_a_name_is_refused(served: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("check_in", "reason", "named"),
+    ("check_in", "kind", "reason", "named"),
     [
-        ({"device": "d1", "versions": [99]}, "speaks version 1", "d1"),
-        ({"device": "d1", "tasks": ["x"] * 300}, "at most 256 tasks", "d1"),
-        ({"device": "no name"}, "a device names itself", ""),
-        ({}, "a stream begins with a check-in", ""),
+        ({"device": "d1", "versions": [99]}, "version", "speaks version 1", "d1"),
+        ({"device": "d1", "tasks": ["x"] * 300}, "check-in", "at most 256 tasks", "d1"),
+        ({"device": "no name"}, "identity", "a device names itself", ""),
+        ({}, "check-in", "a stream begins with a check-in", ""),
     ],
 )
-def test_a_refusal_is_logged_with_the_device_where_it_is_known(
-    served: Served, caplog: pytest.LogCaptureFixture, check_in: dict[str, object], reason: str, named: str
+def test_a_refusal_is_counted_and_logged_with_the_device_where_it_is_known(
+    served: Served,
+    caplog: pytest.LogCaptureFixture,
+    check_in: dict[str, object],
+    kind: str,
+    reason: str,
+    named: str,
 ) -> None:
     caplog.set_level("INFO", "quorate.server.devices.service")
     with Conversation(served.port, **check_in) as stream, contextlib.suppress(grpc.RpcError):
@@ -92,6 +106,7 @@ def test_a_refusal_is_logged_with_the_device_where_it_is_known(
     (refused,) = (each for each in caplog.records if "refused" in each.getMessage())
     assert reason in refused.reason
     assert refused.device == named
+    assert metric(served, "refusals_total", reason=kind) == 1
 
 
 def test_of_a_device_that_joins_twice_the_newer_stream_wins(served: Served) -> None:
