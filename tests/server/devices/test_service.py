@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 from collections.abc import Iterator
@@ -103,7 +104,12 @@ def test_a_refusal_is_counted_and_logged_with_the_device_where_it_is_known(
     with Conversation(served.port, **check_in) as stream, contextlib.suppress(grpc.RpcError):
         stream.say(b"no check-in")
         stream.read()
-    (refused,) = (each for each in caplog.records if "refused" in each.getMessage())
+
+    def said() -> list[logging.LogRecord]:
+        return [each for each in caplog.records if "refused" in each.getMessage()]
+
+    assert eventually(said)  # a device may hear it first
+    (refused,) = said()
     assert reason in refused.reason
     assert refused.device == named
     assert metric(served, "refusals_total", reason=kind) == 1
