@@ -85,20 +85,20 @@ def _gather(
     """Takes this phase's messages until nobody more is needed or its deadline passes; says why others are missing."""
     answered, missing = 0, Counter[Loss]()
 
-    def lose(lost: Lost) -> None:
+    def lose(lost: Lost, *, told: bool = False) -> None:
         first, lost = lost.member not in gone, gone.setdefault(lost.member, lost)
         missed = lost.member in half.awaited
         missing[lost.loss] += missed
-        if (first and lost.loss is Loss.VIOLATION) or (missed and lost.loss in (Loss.GONE, Loss.DECLINED)):
+        if not told and (missed or (first and lost.loss is Loss.VIOLATION)):
             _log(half, lost)
         half.lose(lost.member)
 
     for member in gone.keys() & half.awaited:
-        lose(gone[member])
+        lose(gone[member], told=gone[member].loss in (Loss.SPARE, Loss.LATE))
     while half.awaited:
         if answered == enough:
             for member in list(half.awaited):
-                lose(Lost(member, "others were quicker", Loss.SPARE))
+                lose(Lost(member, "others were quicker", Loss.SPARE), told=True)
             break
         event = transport.receive(max(0.0, deadline - time.monotonic()))
         if event is None or event.member in gone:
@@ -108,7 +108,7 @@ def _gather(
             extra = {"phase": half.phase, "fields": {"devices": late[:_MOST_NAMED]}}
             log.info("a phase closed at its deadline without %d members", len(late), extra=extra)
             for member in late:
-                lose(Lost(member, "it missed a deadline", Loss.LATE))
+                lose(Lost(member, "it missed a deadline", Loss.LATE), told=True)
         elif isinstance(event, Lost):
             lose(event)
         else:
