@@ -373,10 +373,11 @@ def test_training_is_stopped_when_conditions_no_longer_hold_and_the_agent_stays_
     until((scene.folder / "trains").exists, "it trains")
     sensors.readings = dataclasses.replace(GOOD, on_mains=False)
     assert code(talk.hear()) == "conditions"
+    talk.end()
     until(lambda: "battery" in str(AgentState(state.directory).fact("doing")), "it says why it stays away")
     scene.agents[-1][0].wake()
     with pytest.raises(queue.Empty):
-        scene.liar.talk(timeout_s=0.5)
+        scene.liar.talk(timeout_s=0.2)
     sensors.readings = GOOD
     scene.agents[-1][0].wake()
     scene.liar.talk()
