@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from quorate.clients.agent.channels import keys_in
+from quorate.clients.agent.channels import Enrolled, keys_in
 from quorate.clients.agent.enrolment import enrol
 from quorate.errors import IdentityRefused, Unreachable
 from quorate.identity import Certificate, Holder, Log, Role, Token
@@ -128,6 +128,37 @@ def test_an_authority_that_is_away_is_unreachable(ours, tmp_path: Path) -> None:
     with pytest.raises(Unreachable):
         RemoteAuthority.of_token("localhost:1", Token.draw(bytes(32)), timeout_s=5)
     assert Holder(holder.folder).certificate == holder.certificate
+
+
+def test_an_agent_renews_its_certificate_by_itself_before_it_expires_and_after(tmp_path: Path) -> None:
+    """A week is its life, and two thirds of it are over after 4.7 days; while the authority is away it uses it up."""
+    directory, began, days = tmp_path / "agent", utc_now(), 0.0
+
+    def clock() -> datetime.datetime:
+        return began + datetime.timedelta(days=days)
+
+    def shown() -> bytes:
+        agent.prepare()
+        return Holder(keys_in(directory)).certificate
+
+    with listening(tmp_path / "authority") as (authority, address):
+        authority._clock = clock
+        enrol(directory, address, authority.token(HOUR).text)
+        agent = Enrolled(directory, "fl.example.org:9443", address, clock)
+        first = shown()
+        days = 4.5
+        assert shown() == first
+        days = 5.0
+        second = shown()
+        assert second != first
+        days = 40.0  # it was off for a month
+        third = shown()
+        assert Certificate.read(third).expires > clock()
+    days = 45.5  # it is due, and nobody answers
+    assert shown() == third
+    days = 50.0
+    with pytest.raises(IdentityRefused, match="expired"):
+        agent.prepare()
 
 
 def test_an_authority_whose_disk_is_full_enrols_nobody_until_there_is_room(tmp_path: Path, caplog) -> None:
