@@ -6,7 +6,6 @@ specifiers (PEP 440) only what those metadata use is understood: numbers between
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import socket
@@ -17,6 +16,8 @@ from importlib import metadata
 from pathlib import Path
 
 import psutil
+
+from quorate.processors import cores
 
 __all__ = ["PORTS", "Extra", "Machine", "Requirement", "base", "extras", "free_port", "machine"]
 
@@ -123,7 +124,7 @@ def machine() -> Machine:
     return Machine(
         python=f"{platform.python_version()} ({sys.executable})",
         system=f"{platform.system()} {platform.machine()}",
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=cores(),
         memory_gib=psutil.virtual_memory().total / 2**30,
         aes=_has_aes(),
     )

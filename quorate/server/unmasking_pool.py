@@ -26,6 +26,7 @@ from typing import IO
 import numpy as np
 
 from quorate.privacy.secagg import Mask, add_masks
+from quorate.processors import cores
 from quorate.server import unmasking_worker
 from quorate.server.unmasking_worker import DONE, Task, write_task
 
@@ -52,8 +53,7 @@ class UnmaskingPool:
     """
 
     def __init__(self, workers: int | None = None, worth_bytes: int = WORTH_BYTES):
-        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._count = (workers or available) if hasattr(os, "memfd_create") else 1
+        self._count = (workers or cores()) if hasattr(os, "memfd_create") else 1
         self._worth_bytes = worth_bytes
         self._workers: list[subprocess.Popen[bytes]] = []
         self._memory: mmap.mmap | None = None

@@ -20,7 +20,8 @@ import numpy as np
 
 from quorate.clients.adapters.batches import Batches
 from quorate.clients.adapters.local_training import Schedule
-from quorate.clients.adapters.together import Together, cores
+from quorate.clients.adapters.together import Together
+from quorate.processors import cores
 from quorate.rounds import Instruction, State, Updates
 from quorate.strategies.contract import LocalRule
 

@@ -6,7 +6,6 @@ An adapter trains block after block of them, or many blocks at a time: it takes 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from quorate.rounds import Instruction, State, Updates
 from quorate.strategies import local_rules
 from quorate.strategies.contract import LocalRule
 
-__all__ = ["Together", "cores"]
+__all__ = ["Together"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,8 +134,3 @@ class Together:
             {name: value[i].copy() for name, value in self.kept.items()} for i in range(len(self.data))
         ]
         return Updates(self.vectors, self.sizes, metrics), states
-
-
-def cores() -> int:
-    """On how many cores this process may run."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -19,8 +19,9 @@ import torch
 
 from quorate.clients.adapters.batches import Batches
 from quorate.clients.adapters.local_training import Schedule
-from quorate.clients.adapters.together import Together, cores
+from quorate.clients.adapters.together import Together
 from quorate.errors import PlanError
+from quorate.processors import cores
 from quorate.rounds import Instruction, State, Updates
 from quorate.strategies import local_rules
 from quorate.strategies.contract import LocalRule

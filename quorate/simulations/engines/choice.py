@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 from typing import Any
 
 from quorate.clients.adapters.numpy_models import DenseModel
 from quorate.errors import PlanError
 from quorate.plan import Plan
+from quorate.processors import cores
 from quorate.randomness import generator
 from quorate.rounds import Instruction
 from quorate.simulations.datasets import FederatedDataset
@@ -51,9 +51,9 @@ def make_engine(
         PlanError: the model can't be vectorised, or processes can't be forked here.
         MissingExtra: `processes` without threadpoolctl, `ray` without Ray.
     """
-    model, cores = plan.task.resolve().model, _cores()
+    model, available = plan.task.resolve().model, cores()
     if name == "auto":
-        name, why = choose(model, data, plan, workers or cores)
+        name, why = choose(model, data, plan, workers or available)
         log.info("fleet.engine: auto picks %r: %s", name, why)
     by_example = plan.training.dp_sgd is not None
     if name == "vectorised" and by_example:
@@ -76,15 +76,15 @@ def make_engine(
         return RayActors(data, plan, together, workers, address)
     site = Site(data, plan, in_blocks if together else one_by_one, together)
     if name == "processes":
-        return Processes(site, workers or cores)
+        return Processes(site, workers or available)
     if (
         together
         and isinstance(model, DenseModel)
-        and cores > 1
+        and available > 1
         and _work(model, data, plan) >= _WORTH_THREADS
     ):
         if importlib.util.find_spec("threadpoolctl"):
-            return InThreads(site, cores)
+            return InThreads(site, available)
         log.info("fleet.engine: %r has one thread, since threadpoolctl is not installed", name)
     return InThisProcess(site)
 
@@ -139,7 +139,3 @@ def _try_together(model: Any, data: FederatedDataset, plan: Plan) -> None:
     }
     parameters = model.initial(generator(0, "trial"))
     model.fit_many(parameters, [data.clients[0]], [Instruction(Sgd.name, settings, seed=0)], [{}])
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

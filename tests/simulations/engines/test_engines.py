@@ -124,7 +124,7 @@ def test_threads_learn_what_one_does_and_the_same_bits_every_time(monkeypatch):
     made = plan(task={"name": "softmax", "inputs": 64, "classes": 10})
     alone = run(made, "vectorised", data=digits())
     monkeypatch.setattr(choice, "_WORTH_THREADS", 0)
-    monkeypatch.setattr(choice, "_cores", lambda: 3)
+    monkeypatch.setattr(choice, "cores", lambda: 3)
     first, second = (run(made, "vectorised", data=digits()) for _ in range(2))
     np.testing.assert_allclose(first.state.parameters.vector, alone.state.parameters.vector, atol=2e-6)
     assert checkpoints.encode(first.state) == checkpoints.encode(second.state)
@@ -133,7 +133,7 @@ def test_threads_learn_what_one_does_and_the_same_bits_every_time(monkeypatch):
 
 def test_a_thread_s_refusal_is_the_run_s(monkeypatch):
     monkeypatch.setattr(choice, "_WORTH_THREADS", 0)
-    monkeypatch.setattr(choice, "_cores", lambda: 2)
+    monkeypatch.setattr(choice, "cores", lambda: 2)
     with pytest.raises(DataError, match="takes 64 features, got 13"):
         run(plan(task=SOFTMAX_DIGITS), "vectorised")
 
