@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from quorate.privacy import Ledger
 from quorate.server.registry import Registry
 from quorate.server.store import Store, opened
-from tests.cli.commands import PLAN, quorate, rows, started, wait_until
+from tests.cli.commands import PLAN, quorate, quorate_process, rows, started, wait_until
 
 ROUNDS = 6
 SLOW = PLAN.replace("count = 3", f"count = {ROUNDS}").replace("epochs = 2", "epochs = 150")
@@ -37,7 +37,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def run_to_end(directory: Path) -> dict[str, Any]:
-    done = quorate("run", "plan.toml", "--json", cwd=directory)
+    done = quorate_process("run", "plan.toml", "--json", cwd=directory)  # its engine may fork
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
