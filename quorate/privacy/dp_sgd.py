@@ -41,6 +41,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from quorate.errors import DataError, PlanError
+from quorate.privacy.asked import check_asked, limit
 from quorate.privacy.noise import NoiseLaw, add_noise
 from quorate.randomness import Randomness
 from quorate.sections import Section
@@ -100,17 +101,13 @@ class DpSgd(Section):
 
     @model_validator(mode="after")
     def _one_target(self) -> DpSgd:
-        if (self.noise_multiplier is None) == (self.epsilon is None):
-            found = "neither" if self.epsilon is None else "both"
-            raise ValueError(f"exactly one of noise_multiplier and epsilon is needed, found {found}")
-        if self.epsilon is not None and self.budget is not None and self.budget < self.epsilon:
-            raise ValueError(f"the budget ({self.budget}) is below the target epsilon ({self.epsilon})")
+        check_asked(self)
         return self
 
     @property
     def limit(self) -> float | None:
         """The ε for one example that no client's participations pass; None: no limit."""
-        return self.epsilon if self.budget is None else self.budget
+        return limit(self)
 
     @property
     def calibrated(self) -> float:

@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 
 from quorate.codecs import Chain, ClipL1, Codec, Discretise, Wrap
 from quorate.errors import PlanError
+from quorate.privacy.asked import check_asked, limit
 from quorate.privacy.events import CentralDiscreteLaplaceEvent, LaplaceVector
 from quorate.privacy.mechanisms.base import Stateless
 from quorate.privacy.noise import discrete_laplace
@@ -64,17 +65,13 @@ class CentralLaplace(Stateless, Section):
 
     @model_validator(mode="after")
     def _one_target(self) -> CentralLaplace:
-        if (self.noise_multiplier is None) == (self.epsilon is None):
-            found = "neither" if self.epsilon is None else "both"
-            raise ValueError(f"exactly one of noise_multiplier and epsilon is needed, found {found}")
-        if self.epsilon is not None and self.budget is not None and self.budget < self.epsilon:
-            raise ValueError(f"the budget ({self.budget}) is below the target epsilon ({self.epsilon})")
+        check_asked(self)
         return self
 
     @property
     def limit(self) -> float | None:
         """The `released` ε that the ledger must not pass."""
-        return self.epsilon if self.budget is None else self.budget
+        return limit(self)
 
     def ring_bits(self, vectors: VectorSpec, bounds: CohortBounds) -> int:
         """32: a statistic is a few numbers, and a narrow ring would save next to nothing."""

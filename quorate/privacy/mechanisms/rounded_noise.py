@@ -26,6 +26,7 @@ from pydantic import Field, model_validator
 
 from quorate.codecs import Chain, Clip, Codec, Discretise, Rotate, Wrap, rounded_norm_bound
 from quorate.errors import PlanError
+from quorate.privacy.asked import check_asked, limit
 from quorate.privacy.events import NoisySum, NoisyVector
 from quorate.privacy.mechanisms.clipping import AdaptiveClip, clip_codec, is_within
 from quorate.privacy.mechanisms.wrapping import wrap_probability
@@ -105,17 +106,13 @@ class RoundedNoise(Section):
 
     @model_validator(mode="after")
     def _one_target(self) -> RoundedNoise:
-        if (self.noise_multiplier is None) == (self.epsilon is None):
-            found = "neither" if self.epsilon is None else "both"
-            raise ValueError(f"exactly one of noise_multiplier and epsilon is needed, found {found}")
-        if self.epsilon is not None and self.budget is not None and self.budget < self.epsilon:
-            raise ValueError(f"the budget ({self.budget}) is below the target epsilon ({self.epsilon})")
+        check_asked(self)
         return self
 
     @property
     def limit(self) -> float | None:
         """The `released` ε that the ledger must not pass."""
-        return self.epsilon if self.budget is None else self.budget
+        return limit(self)
 
     # --- What each mechanism says
 
