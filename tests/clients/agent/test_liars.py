@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import queue
@@ -21,6 +22,7 @@ from quorate.clients.agent.agent import Agent, Settings
 from quorate.clients.agent.backoff import Backoff
 from quorate.clients.agent.channels import Local
 from quorate.clients.agent.conditions import Readings, Sensors
+from quorate.clients.agent.description import Description
 from quorate.clients.agent.limits import Limits
 from quorate.clients.agent.policy import Policy
 from quorate.clients.agent.state import AgentState
@@ -90,6 +92,13 @@ class Liar(rpc.DeviceServiceServicer):
         return self._talks.get(timeout=timeout_s)
 
 
+@functools.cache
+def description(application: str) -> Description:
+    """What the application in this folder says of itself, asked once: it takes a process."""
+    with contextlib.closing(Trainer("app:task", Limits())) as trainer:
+        return trainer.describe()
+
+
 @dataclasses.dataclass
 class Scene:
     """A lying coordinator, and a device."""
@@ -102,8 +111,7 @@ class Scene:
     def start(self, policy: Policy | None = None, sensors: Sensors | None = None) -> AgentState:
         """Starts the agent in a thread; its memory is that of the agent before."""
         state = AgentState(self.folder / "state")
-        with contextlib.closing(Trainer("app:task", Limits())) as trainer:
-            described = {"app:task": trainer.describe()}
+        described = {"app:task": description((self.folder / "app.py").read_text())}
         settings = Settings(
             waiting_s=20.0,
             look_s=0.1,
