@@ -26,7 +26,7 @@ import json
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from quorate.errors import BudgetExhausted, DataError, StateError, VerificationFailed
 from quorate.privacy.accounting import Epsilons, Spend
@@ -34,6 +34,8 @@ from quorate.privacy.events import Event, decode_event, encode_event
 from quorate.rounds import Member
 
 __all__ = ["Charge", "Ledger", "LedgerRows"]
+
+Held = TypeVar("Held")
 
 _FORMAT = "quorate/ledger/1"
 
@@ -230,7 +232,8 @@ class Ledger:
 
     def _load(self) -> None:
         self._spend = Spend()
-        self._reserved: dict[int, tuple[Event, list[Member]] | None] = {}
+        self._reserved: dict[int, tuple[Event, tuple[Member, ...]] | None] = {}
+        self._known: dict[Any, Any] = {}  # names and events, each kept once however many rounds it is in
         self._any_simulated = False
         self._head = hashlib.sha256(_FORMAT.encode()).digest()
         self._row_numbers: dict[str, int] = {}
@@ -268,7 +271,8 @@ class Ledger:
         if content["kind"] == "reserve":
             if round in self._reserved:
                 raise StateError(f"round {round} is reserved twice")
-            event, members = decode_event(content["event"]), list(content["members"])
+            event = self._once(decode_event(content["event"]))
+            members = tuple(map(self._once, content["members"]))
             self._reserved[round] = (event, members)
             self._any_simulated |= bool(content["simulated"])
             if count:
@@ -281,6 +285,11 @@ class Ledger:
             self._reserved[round] = None
         else:
             raise DataError(f"unknown kind {content['kind']!r}")
+
+    def _once(self, held: Held) -> Held:
+        """What is held already in its place: in months of rounds a cohort's names would come to gigabytes."""
+        same: Held = self._known.setdefault(held, held)
+        return same
 
 
 def _canonical(content: dict[str, Any]) -> bytes:

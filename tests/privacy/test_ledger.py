@@ -71,6 +71,16 @@ def test_rows_that_are_loaded_again_have_spent_the_same() -> None:
     assert again.head == book.head
 
 
+def test_names_and_events_are_held_once_however_many_rounds_they_are_in() -> None:
+    book = ledger(rows := Rows())
+    for round in (1, 2):
+        book.reserve(round, event(), [f"member-{number}" for number in range(3)])
+    for held in (book, ledger(rows)):
+        (first, names), (second, again) = held.charges
+        assert first is second
+        assert all(one is other for one, other in zip(names, again, strict=True))
+
+
 def test_a_round_is_charged_once() -> None:
     book = ledger(Rows())
     book.reserve(1, event(), COHORT)
