@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,18 +7,6 @@ from quorate.identity import Holder, Role
 from quorate.privacy.secagg.identity import verifies
 from quorate.server.authority import Authority
 from tests.identity.authorities import DAY, HOUR, Clock, authority, device, party
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def ours(tmp_path: Path, clock: Clock) -> Iterator[Authority]:
-    made = authority(tmp_path / "authority", clock)
-    yield made
-    made.close()
 
 
 def test_keys_are_their_owners_only(ours: Authority, tmp_path: Path) -> None:

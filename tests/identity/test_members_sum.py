@@ -1,6 +1,5 @@
 """Secure sums among certified members: certificates and the log stand between a lying server and members it made up."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,18 +13,6 @@ from tests.identity.authorities import DAY, Clock, authority, device, party
 from tests.privacy.secagg.sessions import MALICIOUS, Run, TestJournal, drive, prepare, session
 
 COUNT = 6
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def ours(tmp_path: Path, clock: Clock) -> Iterator[Authority]:
-    made = authority(tmp_path / "authority", clock)
-    yield made
-    made.close()
 
 
 def followed(by: Authority) -> Log:
