@@ -155,6 +155,7 @@ class DeviceService:
         """Ends the device's stream, if it has one."""
         if (stream := self._streams.get(device)) is not None:
             self.metrics.refusals.labels("revoked").inc()
+            self.room.leave(stream)  # no draw finds it any more
             stream.end(code="PERMISSION_DENIED", reason="the device was revoked")
 
     async def participate(self, _requests: Any, context: Any) -> None:
