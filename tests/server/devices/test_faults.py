@@ -288,17 +288,22 @@ def test_the_metrics_say_what_became_of_a_round_s_members(served: Served) -> Non
         message = frames.decode(frame)
         return frames.encode(frames.Decline(message.run, message.round, "conditions", "not now"))
 
+    def leaves(count: int, frame: bytes) -> bytes:
+        if count == MASKED:
+            raise StopIteration  # its stream ends without a word
+        return frame
+
     served.start(*NAMES[2:])
     served.start(NAMES[0], said=declines)
-    served.start(NAMES[1], said=lambda count, frame: None if count == MASKED else frame)
-    found = run(Watched(served, phase_s=1.0), make(rounds=1))
+    served.start(NAMES[1], said=leaves)
+    found = run(Watched(served), make(rounds=1))
     of = {"run": found.record.id}
     assert counted(served, "drops_total", **of, phase="advertise", reason="declined") == 1
-    assert counted(served, "drops_total", **of, phase="mask", reason="late") == 1
+    assert counted(served, "drops_total", **of, phase="mask", reason="gone") == 1
     assert counted(served, "declines_total", **of, reason="conditions") == 1
     for phase in ("advertise", "share", "mask", "unmask"):
         assert counted(served, "phase_seconds_count", **of, phase=phase) == 1
-    assert counted(served, "phase_seconds_sum", **of, phase="mask") >= 1.0
+    assert counted(served, "phase_seconds_sum", **of, phase="advertise") > 0
     model_bytes = found.model.vector.nbytes
     assert counted(served, "sent_bytes_total") > COUNT * model_bytes
     assert counted(served, "received_bytes_total") > (COUNT - 2) * model_bytes
