@@ -179,7 +179,7 @@ def draw(found: Mapping[str, Found], file: str) -> None:
     """Accuracy against ε, a panel a task, with standard errors."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 4), layout="constrained")
     for axes, (task, own) in zip(np.ravel(figure.subplots(1, len(found))), found.items(), strict=True):
         axes.axhline(own[NONE, math.inf].mean(), color="tab:gray", linestyle=":", label=NONE)
         for name in dict.fromkeys(name for name, _ in own if name != NONE):
@@ -193,5 +193,5 @@ def draw(found: Mapping[str, Found], file: str) -> None:
         axes.set_xlabel("ε of the whole run")
         axes.set_ylabel("test accuracy, %")
         axes.set_title(task, fontsize="medium")
-    axes.legend(fontsize="x-small", loc="lower right")
+    figure.legend(*axes.get_legend_handles_labels(), fontsize="small", loc="outside lower center", ncols=4)
     figure.savefig(file, dpi=110)
