@@ -58,7 +58,7 @@ def fit_many(
     job = Together.of(start, data, instructions, states, model.metrics)
     tree = xla.tree.map(jnp.asarray, model.pytree(model.layout.unflatten(start)))
     blocks = job.blocks(max(1, _BLOCK_BYTES // (4 * len(start))))
-    train = functools.partial(_train, model, tree, job)
+    train = functools.partial(_train, model, tree, data, job)
     if len(blocks) == 1:
         train(blocks[0])
     else:
@@ -66,10 +66,10 @@ def fit_many(
     return job.made()
 
 
-def _train(model: JaxModel, tree: Any, job: Together, chosen: np.ndarray) -> None:
+def _train(model: JaxModel, tree: Any, data: Sequence[Batches], job: Together, chosen: np.ndarray) -> None:
     """Trains a block of clients, most steps first; blocks may be trained at the same time."""
     context, schedule = job.begin(chosen)
-    x, y, counts = _gathered([job.data[c] for c in chosen], schedule, job.training.batch_size)
+    x, y, counts = _gathered([data[c] for c in chosen], schedule, job.training.batch_size)
     own = {name: _padded(v, len(counts)) for name, v in context.items() if v.ndim == 2}
     common = {name: v for name, v in context.items() if v.ndim == 1}
     rate = np.float32(job.training.learning_rate)

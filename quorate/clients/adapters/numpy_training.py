@@ -20,8 +20,8 @@ import numpy as np
 from quorate.clients.adapters.dense import Network, Views, Workspace, backward, clipped, descend, forward
 from quorate.clients.adapters.dual_layer import DualLayer, is_less_work
 from quorate.clients.adapters.examples import Examples
-from quorate.clients.adapters.local_training import Schedule, Trained, TrainingNumbers, fit_one, stack_states
-from quorate.errors import DataError
+from quorate.clients.adapters.local_training import Schedule, Trained, fit_one
+from quorate.clients.adapters.together import Together
 from quorate.rounds import Instruction, State, Updates
 from quorate.strategies import local_rules
 from quorate.strategies.contract import LocalRule
@@ -51,55 +51,32 @@ def fit_many(
         states: of each client; empty for one that never took part.
 
     Raises:
-        DataError: there is no client, an instruction lacks a number, instructions differ, or a state does not
-            fit.
+        DataError: there is no client, or one without an example, an instruction lacks a number, instructions differ,
+            or a state does not fit.
         PlanError: there is no such local rule.
     """
-    if not data or not len(data) == len(instructions) == len(states):
-        found = f"{len(data)} clients, {len(instructions)} instructions, {len(states)} states"
-        raise DataError(f"training needs an instruction and a state for each client, got {found}")
-    training = TrainingNumbers.of(instructions)
-    rule = local_rules.by_name(instructions[0].rule, instructions[0].settings)
-    stacked = stack_states(states, rule, network.size)
-    sizes = np.array([len(one) for one in data])
-    steps = training.epochs * -(-sizes // training.batch_size)
-    order = np.argsort(-steps, kind="stable")
-
-    vectors = {
-        v.name: np.empty((len(data), v.length), np.float32) for v in rule.vectors(network.size).vectors
-    }
-    kept = {name: np.empty_like(value) for name, value in stacked.items()}
-    measured = np.empty((2, len(data)))
-    extras = {name: np.asarray(vector, np.float32) for name, vector in instructions[0].extras.items()}
-    plain = isinstance(rule, local_rules.Sgd)  # the gradient as it is, so that it need not be seen as a whole
-    dual = plain and is_less_work(network, int(sizes.max()), training.epochs)
-    block = max(1, _BLOCK_BYTES // _bytes_each(network, int(sizes.max()), training.batch_size, plain, dual))
+    job = Together.of(start, data, instructions, states, network.head.metrics)
+    most, training = int(job.sizes.max()), job.training
+    plain = isinstance(job.rule, local_rules.Sgd)  # the gradient as it is: it need not be seen as a whole
+    dual = plain and is_less_work(network, most, training.epochs)
+    each = _bytes_each(network, most, training.batch_size, plain, dual)
     workspace = Workspace()
-    for i in range(0, len(data), block):
-        chosen = order[i : i + block]
-        schedule = Schedule.of(sizes[chosen], training, [instructions[c].seed for c in chosen])
+    for chosen in job.blocks(max(1, _BLOCK_BYTES // each)):
+        context, schedule = job.begin(chosen)
         held = [data[c] for c in chosen]
         if plain:
             make = _Dual if dual else _Plain
-            steps_of: _Steps = make(network, start, held, schedule, training.learning_rate, workspace)
-            measured[:, chosen] = _train(network, held, schedule, steps_of)
+            steps: _Steps = make(network, start, held, schedule, training.learning_rate, workspace)
+            job.measured[:, chosen] = _train(network, held, schedule, steps)
             for k, c in enumerate(chosen.tolist()):
-                steps_of.delta(k, vectors["delta"][c])
+                steps.delta(k, job.vectors["delta"][c])
             continue
-        context = rule.begin(start, extras, {name: value[chosen] for name, value in stacked.items()})
-        ruled = _Ruled(network, start, held, schedule, training.learning_rate, workspace, rule, context)
-        measured[:, chosen] = _train(network, held, schedule, ruled)
+        ruled = _Ruled(network, start, held, schedule, training.learning_rate, workspace, job.rule, context)
+        measured = _train(network, held, schedule, ruled)
         taken = schedule.steps.astype(np.float32)
-        made, state = rule.finish(start, ruled.weights, taken, training.learning_rate, context)
-        for name, vector in vectors.items():
-            vector[chosen] = made[name]
-        for name, value in kept.items():
-            value[chosen] = state[name]
-    metrics = dict(zip(network.head.metrics, measured, strict=True))
-    new_states: list[State] = [
-        {name: value[i].copy() for name, value in kept.items()} for i in range(len(data))
-    ]
-    return Updates(vectors, sizes, metrics), new_states
+        made, kept = job.rule.finish(start, ruled.weights, taken, training.learning_rate, context)
+        job.keep(chosen, made, kept, measured)
+    return job.made()
 
 
 def fit_private(

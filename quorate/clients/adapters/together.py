@@ -6,12 +6,11 @@ An adapter trains block after block of them, or many blocks at a time: it takes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
 
-from quorate.clients.adapters.batches import Batches
 from quorate.clients.adapters.local_training import Schedule, TrainingNumbers, stack_states
 from quorate.errors import DataError
 from quorate.rounds import Instruction, State, Updates
@@ -27,8 +26,7 @@ class Together:
 
     Args:
         start: the flat parameters that all of them start from, float32, shape (n,).
-        data: of each client.
-        sizes: how many examples each has, shape (clients,).
+        sizes: how many examples each client has, shape (clients,).
         seeds: of each client's order of examples.
         training: the numbers that they share.
         rule: the local rule.
@@ -41,7 +39,6 @@ class Together:
     """
 
     start: np.ndarray
-    data: Sequence[Batches]
     sizes: np.ndarray
     seeds: Sequence[int | None]
     training: TrainingNumbers
@@ -57,7 +54,7 @@ class Together:
     def of(
         cls,
         start: np.ndarray,
-        data: Sequence[Batches],
+        data: Sequence[Sized],
         instructions: Sequence[Instruction],
         states: Sequence[State],
         metrics: Sequence[str],
@@ -86,7 +83,6 @@ class Together:
             raise DataError("training needs at least one example of each client")
         return cls(
             start=start,
-            data=data,
             sizes=sizes,
             seeds=[instruction.seed for instruction in instructions],
             training=training,
@@ -131,6 +127,6 @@ class Together:
         """The updates and the states of all clients, once every block is kept."""
         metrics = dict(zip(self.metrics, self.measured, strict=True))
         states: list[State] = [
-            {name: value[i].copy() for name, value in self.kept.items()} for i in range(len(self.data))
+            {name: value[i].copy() for name, value in self.kept.items()} for i in range(len(self.sizes))
         ]
         return Updates(self.vectors, self.sizes, metrics), states
