@@ -6,8 +6,9 @@ Workload: 1,000 clients of 100 examples with 784 float32 features, 10 classes (c
 a cohort of 100, one local epoch of SGD in shuffled batches of 20, learning rate 0.1; the 2NN of McMahan et al. 2017 and
 softmax regression. A round is the coordinator's whole round, with its store and ledger in memory, without evaluation.
 
-Every case and every floor takes one round in turn, and ratios are medians of the ratios within a turn, so that a noisy
-machine slows all of them alike. Peers are measured by `benchmarks.simulation_peers`.
+Every case and every floor takes two rounds in turn, of which the second counts, after a pause; ratios are medians of
+the ratios within a turn, so that a noisy machine slows all of them alike. Peers are measured by
+`benchmarks.simulation_peers`.
 """
 
 from __future__ import annotations
@@ -227,11 +228,18 @@ def encoding_s(made: q.Plan) -> Callable[[], float]:
 # --- Rows -------------------------------------------------------------------------------------------------------------
 
 
-def turns(count: int, runs: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Everything once in every turn."""
+PAUSE_S = 0.1
+"""After that long the threads of a numerical library that a run has used no longer wait for more on a busy core."""
+
+
+def turns(count: int, runs: dict[str, Callable[[], float]], warm_up: int = 0) -> dict[str, list[float]]:
+    """Everything once in every turn, each time after a pause and so many rounds that don't count."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(count):
         for name, run in runs.items():
+            time.sleep(PAUSE_S)
+            for _ in range(warm_up):
+                run()
             times[name].append(run())
     return times
 
@@ -254,21 +262,21 @@ def bounded(case: str, metric: str, value: float, limit: float, reference: str, 
 
 def rounds_of(name: str, data: FederatedDataset, model: Any, count: int) -> list[Row]:
     """Rows of one model."""
-    widths = model.network.widths
+    widths, rounds = model.network.widths, 2 * count + 1
     rng = np.random.default_rng(SEED)
     clipped = NoPrivacy(clip_norm=1.0)
     noisy_plan = plan(
         model,
-        count + 1,
+        rounds,
         privacy=DistributedGaussian(clip_norm=1.0, noise_multiplier=1.0),
         secure_aggregation=q.IdealSum(),
     )
     cases = {
-        "auto": Case(data, plan(model, count + 1)),
-        "sequential": Case(data, plan(model, count + 1), "sequential"),
-        "vectorised": Case(data, plan(model, count + 1), "vectorised"),
-        "processes": Case(data, plan(model, count + 1), "processes"),
-        "clipped": Case(data, plan(model, count + 1, privacy=clipped)),
+        "auto": Case(data, plan(model, rounds)),
+        "sequential": Case(data, plan(model, rounds), "sequential"),
+        "vectorised": Case(data, plan(model, rounds), "vectorised"),
+        "processes": Case(data, plan(model, rounds), "processes"),
+        "clipped": Case(data, plan(model, rounds, privacy=clipped)),
         "noisy": Case(data, noisy_plan),
     }
     flops = product_flops(widths)
@@ -278,7 +286,7 @@ def rounds_of(name: str, data: FederatedDataset, model: Any, count: int) -> list
     runs["encoding"] = one_core(encoding_s(noisy_plan))
     if len(widths) == 2:
         runs["bare batched"] = bare_batched(data, rng)
-    times = turns(count, runs)
+    times = turns(count, runs, warm_up=1)
     middle = {key: statistics.median(values) for key, values in times.items()}
     rows = [Row(name, f"a round, {key}", "s", value) for key, value in middle.items() if key != "encoding"]
     picked = "processes" if hasattr(cases["auto"].live.engine, "pids") else "vectorised"
