@@ -48,9 +48,7 @@ class Clip:
         norms = np.sqrt(np.where(careless, squares, 0.0))
         shrink = self.norm * (1 - 2.0**-22) if single else self.norm
         factors = np.where(norms > self.norm, shrink / np.maximum(norms, self.norm), 1.0)
-        clipped: np.ndarray = np.array(values, np.float32 if single else np.float64)
-        for row in np.flatnonzero(careless & (norms > self.norm)):
-            clipped[row] *= clipped.dtype.type(factors[row])
+        clipped: np.ndarray = values * factors.astype(np.float32 if single else np.float64)[:, None]
         for row in np.flatnonzero(~careless):
             clipped[row] = self._careful(np.asarray(values[row], np.float64), shrink)
         return clipped
