@@ -13,7 +13,7 @@ from quorate.codecs import ClipParts
 from quorate.errors import PlanError
 from quorate.plan import Terms
 from quorate.privacy import DistributedGaussian, forecast, forecast_server
-from quorate.privacy.losses import gaussian_epsilon
+from quorate.privacy.gaussian_rounds import gaussian_epsilon
 from quorate.privacy.mechanisms.clipping import AdaptiveClip, is_within
 from quorate.privacy.mechanisms.rounded_noise import WITHIN
 from quorate.randomness import Randomness

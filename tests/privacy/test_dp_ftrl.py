@@ -8,7 +8,7 @@ import pytest
 from quorate import assembly
 from quorate.errors import PlanError
 from quorate.plan import Plan
-from quorate.privacy.losses import gaussian_epsilon
+from quorate.privacy.gaussian_rounds import gaussian_epsilon
 from quorate.server import checkpoints
 from quorate.server.store import opened
 from quorate.simulations.source import Simulation

@@ -10,7 +10,7 @@ from quorate.privacy import ExternalEvent, Ledger
 from quorate.privacy.accounting import released_epsilon, server_epsilon
 from quorate.privacy.events import decode_event, encode_event
 from quorate.privacy.external import external_curve, is_accounted, parse, write
-from quorate.privacy.losses import gaussian_epsilon
+from quorate.privacy.gaussian_rounds import gaussian_epsilon
 
 GAUSSIAN = dp_accounting.GaussianDpEvent(1.5)
 SAMPLED = dp_accounting.PoissonSampledDpEvent(0.01, GAUSSIAN)

@@ -26,7 +26,7 @@ from quorate.privacy import (
     forecast,
     forecast_server,
 )
-from quorate.privacy.losses import gaussian_epsilon
+from quorate.privacy.gaussian_rounds import gaussian_epsilon
 from quorate.privacy.mechanisms import NoiseShare, RoundedNoise
 from quorate.privacy.mechanisms.none import numbers
 from quorate.privacy.mechanisms.rounded_noise import NARROW_RING_TOLERANCE

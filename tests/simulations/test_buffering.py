@@ -10,7 +10,7 @@ import pytest
 import quorate as q
 from quorate import assembly, pipeline
 from quorate.errors import PlanError
-from quorate.privacy.losses import gaussian_epsilon
+from quorate.privacy.gaussian_rounds import gaussian_epsilon
 from quorate.randomness import Randomness, generator
 from quorate.rounds import Instruction, PublicValues, Update
 from quorate.server import checkpoints

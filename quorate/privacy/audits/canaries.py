@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quorate.errors import DataError
-from quorate.privacy.losses import gaussian_epsilon
+from quorate.privacy.gaussian_rounds import gaussian_epsilon
 
 __all__ = ["CanaryAudit", "audit", "gaussian_bound", "one_run_bound", "right_guesses"]
 

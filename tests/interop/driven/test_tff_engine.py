@@ -104,7 +104,7 @@ def test_a_process_with_noise_is_charged_and_stops_at_its_budget(tmp_path):
     assert done.epsilon.server == np.inf
     assert done.epsilon.delta == 1e-3
     # Two Gaussians with z = 2 are one with μ = √2 / 2 (Dong, Roth, Su 2022): ε at δ by Balle and Wang 2018.
-    from quorate.privacy.losses import gaussian_epsilon
+    from quorate.privacy.gaussian_rounds import gaussian_epsilon
 
     assert done.epsilon.released == pytest.approx(gaussian_epsilon(np.sqrt(2) / 2, 1e-3), rel=1e-6)
     assert not any(name.startswith("train_") for name in done.metrics)

@@ -6,7 +6,7 @@ from scipy import stats
 
 from quorate.errors import DataError
 from quorate.privacy.audits.canaries import audit, gaussian_bound, one_run_bound, right_guesses
-from quorate.privacy.losses import gaussian_epsilon
+from quorate.privacy.gaussian_rounds import gaussian_epsilon
 
 
 def scores(mu, n=500, m=500, seed=0):
