@@ -12,9 +12,11 @@ from quorate.cli import (
     agent,
     audits,
     authority,
+    calibration,
     coordinator,
     demo,
     doctor,
+    explanation,
     models,
     plans,
     privacy,
@@ -45,6 +47,8 @@ app.add_typer(authority.app, name="authority")
 app.add_typer(strategies.app, name="strategies")
 app.add_typer(models.app, name="models")
 app.add_typer(privacy.app, name="privacy")
+privacy.app.command("calibrate")(calibration.calibrate)
+privacy.app.command("explain")(explanation.explain)
 privacy.app.command("audit")(audits.audit)
 app.add_typer(agent.app, name="agent")
 app.command()(serving.serve)

@@ -1,4 +1,4 @@
-"""`quorate privacy`: what was spent and what is left, whether the ledger is whole, the noise for a target, in words."""
+"""`quorate privacy`: what was spent and what is left, and whether the ledger is whole."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from quorate.cli.plans import PlanFile, Settings
+from quorate.cli.rows import AsJson, show_rows
 from quorate.cli.runs import Database, StateDirectory
 
 if TYPE_CHECKING:
     from quorate.artifacts import Manifest
-    from quorate.plan import Plan, Training
+    from quorate.plan import Training
     from quorate.privacy import ExampleEpsilon, Ledger
-    from quorate.privacy.explanation import Evaluations
     from quorate.privacy.ledger import LedgerRows
     from quorate.server.records import Run
     from quorate.server.store import Store
-    from quorate.targets import Target
 
 __all__ = ["app"]
 
@@ -33,7 +31,6 @@ app = typer.Typer(
 RunId = typer.Argument(
     None, metavar="[RUN]", help="A run's id, or how it begins; all runs if it is left out."
 )
-AsJson = typer.Option(False, "--json", help="Print one JSON object.")
 
 
 @app.command()
@@ -68,7 +65,7 @@ def spent(
             row["epsilon_example"] = None if example is None else example.epsilon
             row["delta_example"] = None if example is None else example.delta
             row["neighbouring_examples"] = None if example is None else example.relation
-    _print(found, as_json)
+    show_rows(found, as_json)
 
 
 @app.command()
@@ -119,10 +116,10 @@ def budget(
     if as_json:
         typer.echo(json.dumps({"rows": found, "populations": shared}))
         return
-    _print(found, as_json=False)
+    show_rows(found, as_json=False)
     if shared:
         typer.echo()
-        _print(shared, as_json=False)
+        show_rows(shared, as_json=False)
 
 
 @app.command()
@@ -179,126 +176,6 @@ def verify(
             typer.echo(f"run {run.id}: good; {len(charged)} rounds charged, head {book.head.hex()[:16]}")
             for row in rows:
                 typer.echo(f"  {row}")
-
-
-@app.command()
-def calibrate(
-    epsilon: float = typer.Option(..., "--epsilon", min=1e-3, help="The released ε of the whole run."),
-    rounds: int = typer.Option(..., "--rounds", min=1, help="How many rounds."),
-    cohort: int = typer.Option(..., "--cohort", min=1, help="The expected size of a cohort."),
-    population: int = typer.Option(..., "--population", min=1, help="How many members there are."),
-    delta: float | None = typer.Option(None, "--delta", help="δ; by default population^-1.1."),
-    dimension: int = typer.Option(100_000, "--dimension", min=1, help="The length of an update."),
-    corrupt: float = typer.Option(
-        0.1, "--corrupt", min=0, max=0.49, help="The share of members that may collude."
-    ),
-    dropout: float = typer.Option(
-        0.15, "--dropout", min=0, max=0.49, help="The share that drops out at most."
-    ),
-    plot: Path | None = typer.Option(
-        None, metavar="FILE.png", help="Draw noise over signal against ε and rounds into this file."
-    ),
-    as_json: bool = AsJson,
-) -> None:
-    """Find the noise for a target ε, beside what other cohorts and numbers of rounds would need.
-
-    Noise over signal is the length of the noise in the released mean over the clip norm: above about 1, a model of this
-    length learns little from one round. If the target can't be had, the table says what can.
-    """
-    from dataclasses import replace
-
-    from quorate import targets
-    from quorate.errors import PlanError
-
-    asked = targets.Target(epsilon, rounds, cohort, population, delta, dimension, corrupt, dropout)
-    if not asked.possible:
-        raise PlanError(f"--cohort: found {cohort} of {population} members; accepted: 1 to {population}")
-    had = targets.noise_for(asked) is not None
-    others = targets.others(asked)
-    if not had:
-        least = targets.least_epsilon(asked)
-        others = [replace(asked, epsilon=least), *(other for other in others if targets.noise_for(other))]
-    _print([_noise(target) for target in (asked, *others)], as_json)
-    if plot is not None:
-        targets.draw(asked, plot)
-        typer.echo(f"drawn: {plot}", err=as_json)
-    if not had:
-        also = ", or one of the table's other rows" if others[1:] else ""
-        raise PlanError(
-            f"--epsilon: found {epsilon:g}, which can't be had with {rounds} rounds of {cohort} among {population} "
-            f"members at delta {asked.at:.3g}; accepted: {least:.3g} or more{also}"
-        )
-
-
-def _noise(target: Target) -> dict[str, Any]:
-    """One row of the table; None where it can't be had."""
-    from quorate import targets
-
-    found = targets.noise_for(target)
-    return {
-        "population": target.population,
-        "cohort": target.cohort,
-        "rounds": target.rounds,
-        "noise_multiplier": None if found is None else found.multiplier,
-        "epsilon_released": None if found is None else found.released,
-        "epsilon_server": None if found is None else found.server,
-        "delta": target.at,
-        "noise_over_signal": None if found is None else found.over_signal,
-    }
-
-
-@app.command()
-def explain(plan: Path = PlanFile, settings: list[str] = Settings) -> None:
-    """Say in plain words what a plan protects, against whom, and what is still learned."""
-    from quorate import resolution
-    from quorate.errors import PlanError
-    from quorate.planfile import read_plan
-    from quorate.privacy.explanation import Situation, explain
-
-    read = read_plan(plan, settings)
-    if read.engine is not None:
-        raise PlanError(
-            f"engine.name: what the process of a {read.engine.name!r} engine releases is known once it has been made; "
-            "accepted: a plan without [engine], or `quorate privacy spent` after a run"
-        )
-    population = resolution.open_fleet(read.fleet).size
-    resolved = read.resolved(population)
-    bounds, summing = resolved.bounds(population), resolved.secure_aggregation
-    situation = Situation(
-        event=resolved.terms().event(bounds, population),
-        bounds=bounds,
-        buckets=summing.buckets,
-        rounds=resolved.rounds.count,
-        participations=resolved.rounds.participations,
-        population=population,
-        cohort=resolved.rounds.cohort,
-        delta=resolved.privacy.delta,
-        budget=resolved.privacy.limit,
-        clip_norm=resolved.privacy.clip_norm,
-        adaptive=getattr(resolved.privacy, "adaptive_clip", None) is not None,
-        ring_bits=resolved.terms().shape(bounds).ring_bits,
-        protocol=summing.protocol,
-        threat_model=getattr(summing, "threat_model", "none"),
-        seeded=resolved.fleet.seed is not None,
-        buffered=resolved.rounds.buffering is not None,
-        training=resolved.training.dp_sgd,
-        example_event=resolved.training.example_event,
-        evaluations=None if resolved.evaluation is None else _evaluations(resolved, population),
-    )
-    for heading, sentences in explain(situation):
-        typer.secho(heading, bold=True)
-        for sentence in sentences:
-            typer.echo(f"  - {sentence}")
-
-
-def _evaluations(plan: Plan, population: int) -> Evaluations:
-    from quorate.privacy.explanation import Evaluations
-    from quorate.rounds import Kind
-
-    terms = plan.at(Kind.EVALUATE)
-    event = terms.event(terms.bounds(population), population)
-    measures = [] if plan.evaluation is None else plan.evaluation.in_words()
-    return Evaluations(event, terms.rounds.count, terms.rounds.cohort, measures)
 
 
 def _ledgers(
@@ -427,26 +304,3 @@ def _training(run: Run) -> Training:
     from quorate.plan import Training
 
     return Training(**json.loads(run.terms)["training"])
-
-
-def _print(found: list[dict[str, Any]], as_json: bool) -> None:
-    """A table, or JSON with the same names."""
-    if as_json:
-        typer.echo(json.dumps({"rows": found}))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    names = list(found[0]) if found else []
-    table = Table(
-        *(name.replace("_", " ").replace("epsilon", "ε") for name in names), box=None, header_style="bold"
-    )
-    for row in found:
-        table.add_row(*(_cell(row[name]) for name in names))
-    Console().print(table)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
