@@ -74,7 +74,9 @@ def make_engine(
     together = name != "sequential" and can_vectorise(model) and not by_example
     if name == "ray":
         return RayActors(data, plan, together, workers, address)
-    site = Site(data, plan, in_blocks if together else one_by_one, together)
+    # A framework trains a block on all cores, NumPy on one.
+    trainers = 1 if name == "processes" or isinstance(model, DenseModel) else available
+    site = Site(data, plan, in_blocks if together else one_by_one, together, trainers)
     if name == "processes":
         return Processes(site, workers or available)
     if (
