@@ -196,7 +196,7 @@ class Host:
         return plan.resolved(wanted.population), wanted
 
     def _fleet(self, plan: Plan, wanted: _Wanted) -> DeviceFleet:
-        demand = Demand(plan.task.resolve().name, wanted.population, plan.rounds.cohort)
+        demand = Demand(plan.task.resolve().name, wanted.population)
         return DeviceFleet(
             self.service,
             demand,

@@ -208,8 +208,8 @@ class Ledger:
 
     def row_of(self, head: str) -> int | None:
         """Which row, from 1, has this SHA-256 (hexadecimal); None if none has: it is not the ledger of that head."""
-        self._fresh()
-        return self._row_numbers.get(head)
+        hashes = (hashlib.sha256(row).hexdigest() for row in self._rows.entries())
+        return next((number for number, found in enumerate(hashes, 1) if found == head), None)
 
     def verify(self) -> None:
         """Reads all rows again and checks the chain.
@@ -236,7 +236,6 @@ class Ledger:
         self._known: dict[Any, Any] = {}  # names and events, each kept once however many rounds it is in
         self._any_simulated = False
         self._head = hashlib.sha256(_FORMAT.encode()).digest()
-        self._row_numbers: dict[str, int] = {}
         self._salted = False
         self._stale = False
         for number, row in enumerate(self._rows.entries(), 1):
@@ -263,7 +262,6 @@ class Ledger:
     def _follow(self, row: bytes, content: dict[str, Any]) -> None:
         """The chain's end is that row."""
         self._head = hashlib.sha256(row).digest()
-        self._row_numbers[self._head.hex()] = len(self._row_numbers) + 1
         self._salted = "salt" in content
 
     def _apply(self, content: dict[str, Any], *, count: bool) -> None:

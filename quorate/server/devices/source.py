@@ -51,7 +51,7 @@ class Hosted:
 
     def open(self, plan: Plan, directory: Path | None) -> DeviceFleet:
         """The fleet."""
-        demand = Demand(plan.task.resolve().name, self.size, plan.rounds.cohort)
+        demand = Demand(plan.task.resolve().name, self.size)
         return DeviceFleet(self.service, demand, enrolment=self.enrolment, deadlines=self.deadlines)
 
 
@@ -109,7 +109,7 @@ class Devices:
         with contextlib.ExitStack() as stack:
             site = None if self.folder is None else Site(Path(self.folder))
             standing = stand(stack, site, self.listen, self.enrolment, Metrics())
-            demand = Demand(plan.task.resolve().name, self.size, plan.rounds.cohort)
+            demand = Demand(plan.task.resolve().name, self.size)
             return DeviceFleet(
                 standing.service,
                 demand,

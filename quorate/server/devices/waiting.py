@@ -36,7 +36,6 @@ class Demand:
     Args:
         task: that its devices have installed.
         fewest: devices that must wait before a round opens.
-        cohort: devices of a round, expected.
         round_s: how long its rounds take; measured as it goes, None before the first.
         paused: whether it wants no devices at the moment.
         stopped: whether it will want none any more.
@@ -44,7 +43,6 @@ class Demand:
 
     task: str
     fewest: int
-    cohort: int
     round_s: float | None = None
     paused: bool = False
     stopped: bool = False

@@ -139,7 +139,7 @@ class Source(Hosted):
 
     def open(self, plan: Plan, directory: Path | None) -> DeviceFleet:
         assert self.federation is not None
-        demand = Demand(plan.task.resolve().name, self.size, plan.rounds.cohort)
+        demand = Demand(plan.task.resolve().name, self.size)
         fleet = Fleet(
             self.service,
             demand,

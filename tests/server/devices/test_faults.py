@@ -103,7 +103,7 @@ class Watched:
 
     def open(self, plan: Plan, directory: Path | None) -> DeviceFleet:
         heard, at = Counter[Member](), self.at
-        demand = Demand(plan.task.resolve().name, self.size, self.size)
+        demand = Demand(plan.task.resolve().name, self.size)
         deadlines = Deadlines(self.training_s, self.phase_s)
         fleet = DeviceFleet(self.served.service, demand, deadlines=deadlines)
         deliver = fleet._streams.deliver

@@ -114,7 +114,7 @@ class Certified:
         heard = Counter[Member]()
         fleet = DeviceFleet(
             self.standing.service,
-            Demand("softmax", COUNT, COUNT),
+            Demand("softmax", COUNT),
             enrolment=self.standing.members,
             endorse=self.standing.endorse,
             deadlines=Deadlines(60.0, 30.0),

@@ -62,7 +62,7 @@ def test_a_device_that_one_run_does_not_need_is_back_as_soon_as_if_there_were_no
 def test_the_devices_that_a_run_of_their_task_may_want_are_not_sent_away_for_minutes() -> None:
     room, tasks = WaitingRoom(), frozenset(["softmax"])
     assert room.expected(tasks) == 0
-    demand = Demand("softmax", fewest=4_000, cohort=100)
+    demand = Demand("softmax", fewest=4_000)
     room.open(demand)
     room.close(demand)
     assert room.expected(tasks) == 4_000

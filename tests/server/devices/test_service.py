@@ -35,7 +35,7 @@ from tests.waiting import eventually
 @pytest.fixture
 def served() -> Iterator[Served]:
     with serving(Limits(streams=3)) as started:
-        started.service.room.open(Demand("softmax", 100, 10))
+        started.service.room.open(Demand("softmax", 100))
         yield started
 
 
@@ -163,7 +163,7 @@ def test_outcomes_that_a_device_missed_come_first() -> None:
 
 def test_a_device_that_waits_too_long_is_told_to_come_back() -> None:
     with serving(Limits(waiting_s=0.2)) as served:
-        served.service.room.open(Demand("softmax", 2, 2))
+        served.service.room.open(Demand("softmax", 2))
         with Conversation(served.port, device="d1") as stream:
             assert isinstance(stream.read(), pb.ComeBack)
             with pytest.raises(StopIteration):
@@ -210,7 +210,7 @@ def test_a_device_that_does_not_read_is_ended_with_what_was_queued_for_it(
 ) -> None:
     monkeypatch.setattr("quorate.server.devices.streams.FLUSH_S", 0.2)
     with serving() as served:
-        room, demand, heard = served.service.room, Demand("softmax", 1, 1), Heard()
+        room, demand, heard = served.service.room, Demand("softmax", 1), Heard()
         room.open(demand)
         with Conversation(served.port, device="d1"):  # it never reads
             room.hold(demand)

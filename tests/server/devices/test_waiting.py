@@ -46,7 +46,7 @@ class Holding(threading.Thread):
 
 
 def test_a_round_opens_when_enough_devices_wait(loop: asyncio.AbstractEventLoop) -> None:
-    room, demand = WaitingRoom(), Demand("a", fewest=3, cohort=2)
+    room, demand = WaitingRoom(), Demand("a", fewest=3)
     room.open(demand)
     holding = Holding(room, demand)
     for stream in streams(loop, 2, "a", "b"):
@@ -59,7 +59,7 @@ def test_a_round_opens_when_enough_devices_wait(loop: asyncio.AbstractEventLoop)
 
 
 def test_devices_that_are_not_drawn_wait_for_the_next_run(loop: asyncio.AbstractEventLoop) -> None:
-    room, first, second = WaitingRoom(), Demand("a", 4, 2), Demand("a", 2, 2)
+    room, first, second = WaitingRoom(), Demand("a", 4), Demand("a", 2)
     for demand in (first, second):
         room.open(demand)
     for stream in streams(loop, 4, "a"):
@@ -76,7 +76,7 @@ def test_devices_that_are_not_drawn_wait_for_the_next_run(loop: asyncio.Abstract
 
 
 def test_a_run_without_devices_does_not_hold_up_one_that_has_them(loop: asyncio.AbstractEventLoop) -> None:
-    room, large, small = WaitingRoom(), Demand("a", 100, 10), Demand("a", 2, 2)
+    room, large, small = WaitingRoom(), Demand("a", 100), Demand("a", 2)
     for demand in (large, small):
         room.open(demand)
     holding = Holding(room, large)
@@ -90,7 +90,7 @@ def test_a_run_without_devices_does_not_hold_up_one_that_has_them(loop: asyncio.
 
 
 def test_runs_take_turns(loop: asyncio.AbstractEventLoop) -> None:
-    room, first, second = WaitingRoom(), Demand("a", 2, 2), Demand("a", 2, 2)
+    room, first, second = WaitingRoom(), Demand("a", 2), Demand("a", 2)
     for demand in (first, second):
         room.open(demand)
     waiting = [Holding(room, first)]
@@ -113,7 +113,7 @@ def test_runs_take_turns(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def test_a_device_that_left_while_it_was_held_is_not_drawn(loop: asyncio.AbstractEventLoop) -> None:
-    room, demand = WaitingRoom(), Demand("a", 2, 2)
+    room, demand = WaitingRoom(), Demand("a", 2)
     room.open(demand)
     gone, stays = streams(loop, 2, "a")
     for stream in (gone, stays):
@@ -125,7 +125,7 @@ def test_a_device_that_left_while_it_was_held_is_not_drawn(loop: asyncio.Abstrac
 
 
 def test_nobody_waits_for_a_task_that_no_run_wants(loop: asyncio.AbstractEventLoop) -> None:
-    room, demand = WaitingRoom(), Demand("a", 1, 1)
+    room, demand = WaitingRoom(), Demand("a", 1)
     assert not room.join(*streams(loop, 1, "a"))
     room.open(demand)
     assert not room.join(*streams(loop, 1, "b"))
@@ -136,7 +136,7 @@ def test_nobody_waits_for_a_task_that_no_run_wants(loop: asyncio.AbstractEventLo
 
 
 def test_more_devices_than_a_run_needs_are_not_kept_waiting(loop: asyncio.AbstractEventLoop) -> None:
-    room, demand = WaitingRoom(), Demand("a", 100, 10)
+    room, demand = WaitingRoom(), Demand("a", 100)
     room.open(demand)
     joined = [room.join(stream) for stream in streams(loop, 300, "a")]
     assert sum(joined) == demand.most == 200
@@ -146,7 +146,7 @@ def test_more_devices_than_a_run_needs_are_not_kept_waiting(loop: asyncio.Abstra
 def test_who_waited_for_a_run_that_ended_waits_no_longer_unless_another_wants_it(
     loop: asyncio.AbstractEventLoop,
 ) -> None:
-    room, first, second = WaitingRoom(), Demand("a", 5, 2), Demand("b", 5, 2)
+    room, first, second = WaitingRoom(), Demand("a", 5), Demand("b", 5)
     for demand in (first, second):
         room.open(demand)
     for stream in [*streams(loop, 2, "a"), *streams(loop, 2, "a", "b", prefix="e")]:
