@@ -9,19 +9,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from quorate.buckets import BucketedSummation
-from quorate.codecs import Codec
+from quorate.codecs import Chain, Clip, Codec
 from quorate.errors import DataError
 from quorate.evaluation import CELLS, Questions
 from quorate.fleets import Identities
 from quorate.plan import SecAggPlus, Terms
 from quorate.privacy import DpQuery, Mechanism, NoPrivacy
-from quorate.privacy.mechanisms.none import numbers
+from quorate.privacy.mechanisms.none import Float32, numbers
 from quorate.privacy.secagg import EnrolledKeys, SecAggSummation, Unmask, add_masks
 from quorate.randomness import Randomness
 from quorate.rounds import (
@@ -32,6 +33,7 @@ from quorate.rounds import (
     Instruction,
     Kind,
     PublicValues,
+    Rows,
     State,
     SumShape,
     Update,
@@ -47,6 +49,7 @@ __all__ = ["Pipeline", "Segment", "binding", "build", "encoded", "instructed", "
 _WEIGHT, _METRICS = "quorate.weight", "quorate.metrics"  # no strategy's vector has a name with a dot
 _METRIC_BOUND = 1024.0
 _DTYPES = {None: np.float32, 16: np.uint16, 32: np.uint32}
+_Block = TypeVar("_Block", np.ndarray, np.ndarray | Rows)
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,39 @@ class Segment:
     codec: Codec
     place: slice
     clip: Codec | None = None
+
+    def of(self, vectors: Mapping[str, _Block], clients: int) -> _Block:
+        """The clients' vectors of this name.
+
+        Raises:
+            DataError: there are none, or they do not have the length that the strategy says.
+        """
+        block = vectors.get(self.vector.name)
+        if block is None or block.shape != (clients, self.vector.length):
+            found = "none" if block is None else f"shape {block.shape[1:]}"
+            raise DataError(
+                f"an update needs a vector {self.vector.name!r} of shape ({self.vector.length},), got {found}"
+            )
+        return block
+
+    def scales(self, block: np.ndarray | Rows, counts: np.ndarray) -> np.ndarray | None:
+        """What each vector is multiplied by when it is encoded, float64, shape (clients,); None if that is not all.
+
+        Args:
+            block: the vectors.
+            counts: for how much each counts, shape (clients,).
+        """
+        scales = counts
+        if self.clip is not None:
+            if isinstance(block, np.ndarray) or not isinstance(self.clip, Clip):
+                return None
+            scales = self.clip.factors(block.norms()) * counts
+        for codec in self.codec.codecs if isinstance(self.codec, Chain) else (self.codec,):
+            if isinstance(codec, Clip) and not isinstance(block, np.ndarray):
+                scales = scales * codec.factors(block.norms() * scales)
+            elif not isinstance(codec, Float32):
+                return None
+        return None if np.isnan(scales).any() else scales
 
 
 @dataclass(frozen=True)
@@ -135,12 +171,7 @@ class Pipeline:
         weights = self._weights(updates.examples)
         vectors = {**updates.vectors, **self._beside(updates)}
         for segment in self.segments:
-            block = vectors.get(segment.vector.name)
-            if block is None or block.shape != (clients, segment.vector.length):
-                found = "none" if block is None else f"shape {block.shape[1:]}"
-                raise DataError(
-                    f"an update needs a vector {segment.vector.name!r} of shape ({segment.vector.length},), got {found}"
-                )
+            block = segment.of(vectors, clients)
             place = encoded[:, segment.place]
             if segment.clip is not None:
                 block = segment.clip.encode(block, randomness[0])  # which draws nothing
@@ -158,13 +189,43 @@ class Pipeline:
                 row[:] = segment.codec.encode(vector[None], stream)[0]
         return encoded
 
+    def combined(self, updates: Updates, discount: float = 1.0) -> np.ndarray | None:
+        """The sum of the clients' encoded vectors, where none of them has to be made for it; float64, shape (length,).
+
+        None where they have: the updates' vectors are no `Rows`, or encoding does more than to scale them. What comes
+        out is the sum of what `encode_many` gives, up to the rounding of float32.
+
+        Args:
+            updates: of the clients.
+            discount: as in `encode_many`.
+
+        Raises:
+            DataError: as in `encode_many`.
+        """
+        if self.draws or not updates.rows:
+            return None
+        clients, total = len(updates.examples), np.empty(self.length)
+        weights = self._weights(updates.examples)
+        counts = np.ones(clients) if weights is None else weights
+        vectors: dict[str, np.ndarray | Rows] = {**updates.rows, **self._beside(updates)}
+        vectors |= {name: updates.vectors[name] for name in updates.vectors if name not in updates.rows}
+        for segment in self.segments:
+            block = segment.of(vectors, clients)
+            own = segment.vector.name in updates.vectors
+            scales = segment.scales(block, counts * discount if own else counts)
+            if scales is None:
+                return None
+            total[segment.place] = scales @ block if isinstance(block, np.ndarray) else block.weighed(scales)
+        return total
+
     def _beside(self, updates: Updates) -> dict[str, np.ndarray]:
         """What rides beside the vectors of the updates, (clients, length) each."""
         clients = len(updates.examples)
         none = np.zeros(clients)
         metrics = [updates.metrics.get(name, none) for name in self.metrics]
         found: dict[str, list[np.ndarray]] = {}
-        for i in range(clients):
+        measures = not set(self.shape.vectors.names) <= set(updates.vectors)
+        for i in range(clients if measures else 0):
             own = {name: block[i] for name, block in updates.vectors.items()}
             for name, vector in self.mechanism.measured(own, self.shape.vectors, self.public).items():
                 found.setdefault(name, []).append(vector)

@@ -12,7 +12,7 @@ import hashlib
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -33,6 +33,7 @@ __all__ = [
     "Member",
     "Outcome",
     "PublicValues",
+    "Rows",
     "State",
     "SumShape",
     "Update",
@@ -114,6 +115,27 @@ class Update:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+class Rows(Protocol):
+    """Float32 vectors of several clients that need not be held to be summed: they are made when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(clients, length)."""
+        ...
+
+    def norms(self) -> np.ndarray:
+        """Each vector's L2 norm up to rounding, float64, shape (clients,); NaN where its rounding may matter."""
+        ...
+
+    def weighed(self, weights: np.ndarray) -> np.ndarray:
+        """Σ weight · vector over the clients, float32, shape (length,), from their weights, shape (clients,)."""
+        ...
+
+    def array(self) -> np.ndarray:
+        """All of them, shape (clients, length)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Updates:
     """The updates of several clients.
@@ -122,11 +144,13 @@ class Updates:
         vectors: by name, float32, shape (clients, length).
         examples: how many each was computed from, int64, shape (clients,).
         metrics: by name, float64, shape (clients,).
+        rows: those of the vectors, by name, that `vectors` makes only when it is asked for them.
     """
 
     vectors: Mapping[str, np.ndarray]
     examples: np.ndarray
     metrics: Mapping[str, np.ndarray] = field(default_factory=dict)
+    rows: Mapping[str, Rows] = field(default_factory=dict)
 
     @classmethod
     def of(cls, update: Update) -> Updates:

@@ -20,7 +20,7 @@ from quorate.privacy import (
 )
 from quorate.privacy.secagg import SecAggSummation
 from quorate.randomness import Randomness
-from quorate.rounds import Broadcast, Instruction, Kind, PublicValues, Update
+from quorate.rounds import Broadcast, Instruction, Kind, PublicValues, Update, Updates
 from quorate.summation import SumSession
 from quorate.sums import DirectSummation
 from tests.federations import CLIPPED, GAUSSIAN, IDEAL, SECAGG, plan
@@ -100,6 +100,85 @@ def test_another_rotation_seed_is_another_pipeline():
     made = terms(privacy=GAUSSIAN, secure_aggregation=SECAGG)
     public = PublicValues(clip_norm=1.0, rotation_seed=bytes(32))
     assert pipeline.build(made, made.bounds(POPULATION), public) != build(made)
+
+
+# --- Sums of vectors that are not there
+
+
+class Ones:
+    """Rows that are what an array says, and that are never made."""
+
+    def __init__(self, array):
+        self._array, self.shape = array, array.shape
+
+    def norms(self):
+        return np.linalg.norm(self._array.astype(np.float64), axis=1)
+
+    def weighed(self, weights):
+        return (weights @ self._array.astype(np.float64)).astype(np.float32)
+
+    def array(self):
+        raise AssertionError("a sum makes no single vector")
+
+
+class Unmade(dict):
+    """Vectors that nobody may ask for."""
+
+    def __getitem__(self, name):
+        raise AssertionError(f"a sum needs no {name}")
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.25])
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"rounds": EXAMPLES},
+        {"rounds": CAPPED},
+        {"privacy": CLIPPED},
+        {"rounds": CAPPED, "privacy": CLIPPED},
+    ],
+)
+@given(cohort=cohorts)
+def test_a_sum_of_rows_is_that_of_the_encoded_vectors(sections, discount, cohort):
+    encoding, examples = build(terms(**sections)), np.array([n for _, n in cohort])
+    array, metrics = np.stack([vector for vector, _ in cohort]), {"loss": np.arange(len(cohort), dtype=float)}
+    encoded = encoding.encode_many(
+        Updates({"delta": array}, examples, metrics), [Randomness.from_seed(0)] * 8, discount
+    )
+    updates = Updates(Unmade(delta=array), examples, metrics, {"delta": Ones(array)})
+    total = encoding.combined(updates, discount)
+    if total is None:  # a vector of zeros has no norm to be divided by
+        assert "privacy" in sections
+        assert not array.any(axis=1).all()
+        return
+    np.testing.assert_allclose(total, encoded.sum(axis=0, dtype=np.float64), rtol=1e-5, atol=1e-3)
+    if sections == {"privacy": CLIPPED} and len(cohort) == 1:
+        assert np.linalg.norm(total[:LENGTH]) <= CLIPPED["clip_norm"]
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"privacy": CLIPPED, "secure_aggregation": SECAGG},
+        {"privacy": GAUSSIAN, "secure_aggregation": IDEAL},
+    ],
+)
+def test_in_a_ring_every_vector_is_made(sections):
+    encoding, array = build(terms(**sections)), np.ones((2, LENGTH), np.float32)
+    updates = Updates({"delta": array}, np.ones(2), {}, {"delta": Ones(array)})
+    assert encoding.combined(updates) is None
+
+
+def test_arrays_are_encoded_one_by_one():
+    assert build(terms()).combined(Updates.of(update(np.ones(LENGTH)))) is None
+
+
+def test_rows_that_do_not_fit_are_refused():
+    array = np.ones((1, LENGTH + 1), np.float32)
+    updates = Updates(Unmade(delta=array), np.ones(1), {}, {"delta": Ones(array)})
+    with pytest.raises(DataError, match=rf"'delta' of shape \({LENGTH},\), got shape \({LENGTH + 1},\)"):
+        build(terms()).combined(updates)
 
 
 # --- decode(sum(encode)) is the mean

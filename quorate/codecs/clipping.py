@@ -42,16 +42,27 @@ class Clip:
         """
         single = values.dtype == np.float32
         squares = np.array([_square(row) for row in values]) if single else _squares(values)
-        # Where squares overflow or vanish in float64 (or are NaN), or the factor would be a float32 with fewer
-        # digits, the row is clipped again with more care.
+        factors = self._factors(squares, single=single)
+        careful = np.isnan(factors)
+        clipped: np.ndarray = values * factors.astype(np.float32 if single else np.float64)[:, None]
+        for row in np.flatnonzero(careful):
+            clipped[row] = self._careful(np.asarray(values[row], np.float64), self._aim(single=single))
+        return clipped
+
+    def factors(self, norms: np.ndarray) -> np.ndarray:
+        """What `encode` multiplies float32 vectors of these L2 norms by; NaN where it looks at the vector's values."""
+        return self._factors(np.square(norms), single=True)
+
+    def _factors(self, squares: np.ndarray, *, single: bool) -> np.ndarray:
+        """NaN where squares overflow or vanish in float64 (or are NaN), or a float32 factor would have fewer digits."""
         careless = (squares > 1e-280) & (squares < (1e60 if single else 1e280))
         norms = np.sqrt(np.where(careless, squares, 0.0))
-        shrink = self.norm * (1 - 2.0**-22) if single else self.norm
-        factors = np.where(norms > self.norm, shrink / np.maximum(norms, self.norm), 1.0)
-        clipped: np.ndarray = values * factors.astype(np.float32 if single else np.float64)[:, None]
-        for row in np.flatnonzero(~careless):
-            clipped[row] = self._careful(np.asarray(values[row], np.float64), shrink)
-        return clipped
+        factors = np.where(norms > self.norm, self._aim(single=single) / np.maximum(norms, self.norm), 1.0)
+        return np.where(careless, factors, np.nan)
+
+    def _aim(self, *, single: bool) -> float:
+        """The norm of what was too long."""
+        return self.norm * (1 - 2.0**-22) if single else self.norm
 
     def _careful(self, values: np.ndarray, shrink: float) -> np.ndarray:
         """One clipped vector, shape (n,), of any values at all; one that is too long gets the norm `shrink`."""

@@ -247,9 +247,9 @@ def test_a_dropout_that_is_no_probability_is_refused(name, value):
 # --- What does not fit
 
 
-def poisoned(*chosen):
-    """Wines, of which some clients have examples that no training gets anywhere with."""
-    data = wine(CLIENTS)
+def poisoned(*chosen, data=None):
+    """Wines (or other data), of which some clients have examples that no training gets anywhere with."""
+    data = data or wine(CLIENTS)
     examples, parts = data.clients.examples, data.clients.parts
     x = np.array(examples.x)
     for client in chosen:
@@ -261,6 +261,21 @@ def test_a_client_whose_training_diverges_is_lost_and_the_sum_stays_finite():
     one = One(plan(rounds=FIXED, training={"epochs": 3}), data=poisoned(2))
     aggregate, closed = one.collect()
     assert np.isfinite(aggregate.sums[0]).all()
+    assert closed.lost == {"update": 1}
+    assert "client-2" not in closed.survivors
+
+
+def test_a_client_that_diverges_among_others_whose_updates_are_products_is_lost_alone():
+    wide = {"name": "mlp", "inputs": 64, "hidden": [64], "classes": 10}
+    data = poisoned(2, data=digits(60))
+    one = One(plan(task=wide, rounds=FIXED), data=data, engine="vectorised")
+    assignment = one.assignment()
+    parameters, told = assignment.broadcast.parameters, assignment.broadcast.instruction
+    model = one.plan.task.resolve().model
+    assert model.fit_many(parameters, [data.clients[2]], [told], [{}])[0].rows
+    aggregate, closed = one.collect()
+    assert np.isfinite(aggregate.sums[0]).all()
+    assert np.abs(aggregate.sums[0]).max() > 0
     assert closed.lost == {"update": 1}
     assert "client-2" not in closed.survivors
 

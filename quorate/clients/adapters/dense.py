@@ -235,10 +235,7 @@ def backward(
         np.matmul(values[i].swapaxes(1, 2), error, out=gradients.weights[i])
         np.add.reduce(error, axis=1, out=gradients.biases[i], keepdims=True)
         if i:
-            before = workspace.array(f"error {i}", *values[i].shape)
-            np.matmul(error, views.weights[i].swapaxes(1, 2), out=before)
-            before *= values[i] > 0
-            error = before
+            error = _before(views.weights[i], values[i], error, i, workspace)
 
 
 def clipped(
@@ -263,10 +260,7 @@ def clipped(
         pairs.append((inputs, outer))
         squares += (np.square(inputs).sum(axis=1) + 1) * np.square(outer).sum(axis=1)
         if i:
-            before = workspace.array(f"error {i}", *values[i].shape)
-            np.matmul(error, views.weights[i].swapaxes(1, 2), out=before)
-            before *= values[i] > 0
-            error = before
+            error = _before(views.weights[i], values[i], error, i, workspace)
     scales = factors(squares, clip_norm)
     kept = scales > 0
     parts: list[np.ndarray] = []
@@ -300,9 +294,7 @@ def descend(
         weights, inputs = views.weights[i], values[i].swapaxes(1, 2)
         before = error
         if i or through:  # of the weights before the step
-            before = workspace.array(f"error {i}", *values[i].shape)
-            np.matmul(error, weights.swapaxes(1, 2), out=before)
-            before *= values[i] > 0
+            before = _before(weights, values[i], error, i, workspace)
         clients, rows, columns = weights.shape
         together, height = max(1, _TILE // (rows * columns)), max(1, _TILE // columns)
         for first, start in product(range(0, clients, together), range(0, rows, height)):
@@ -314,3 +306,20 @@ def descend(
         views.biases[i] -= np.add.reduce(error, axis=1, keepdims=True)
         error = before
     return error
+
+
+def _before(
+    weights: np.ndarray, inputs: np.ndarray, error: np.ndarray, layer: int, workspace: Workspace
+) -> np.ndarray:
+    """The gradient with respect to what went into the ReLU before a layer, from that behind the layer.
+
+    It is made as (W·eᵀ)ᵀ, since BLAS takes e·Wᵀ apart for a batch that is small beside the weights.
+    """
+    clients, batch, outputs = error.shape
+    turned = workspace.array("turned", clients, outputs, batch)
+    turned[:] = error.swapaxes(1, 2)
+    made = workspace.array("made", clients, inputs.shape[2], batch)
+    np.matmul(weights, turned, out=made)
+    before = workspace.array(f"error {layer}", *inputs.shape)
+    np.multiply(made.swapaxes(1, 2), inputs > 0, out=before)
+    return before

@@ -8,7 +8,8 @@ client's examples is then
 
 (the dual form of Aizerman et al. 1964, as in kernel methods). X·W and the Gram matrix X·Xᵀ are made once, as large
 products; a step costs batch · examples · outputs, whatever the number of inputs, and touches no weights. At the end the
-client's way is -XᵀA, one product. The result is that of descent on the weights, up to rounding.
+client's way is -XᵀA, one product, in which those of many clients can be summed (`products`). The result is that of
+descent on the weights, up to rounding.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 
 from quorate.clients.adapters.dense import Network, Workspace
 from quorate.clients.adapters.local_training import Schedule
+from quorate.clients.adapters.products import Products
 
 __all__ = ["DualLayer", "is_less_work"]
 
@@ -48,6 +50,7 @@ class DualLayer:
         start: the network's flat parameters, where all clients begin; float32, shape (network.size,).
         data: each client's inputs, float32, shape (its examples, inputs).
         schedule: of their steps.
+        behind: takes the way of the biases, in its first values; float32, shape (clients, values).
         workspace: holds what is in between.
     """
 
@@ -57,26 +60,30 @@ class DualLayer:
         start: np.ndarray,
         data: Sequence[np.ndarray],
         schedule: Schedule,
+        behind: np.ndarray,
         workspace: Workspace,
     ):
         inputs, outputs = network.widths[:2]
-        clients, most = len(data), max(len(x) for x in data)
-        weights, self._split = start[: inputs * outputs].reshape(inputs, outputs), inputs * outputs
-        self._data, self._shape, self._workspace = data, (inputs, outputs), workspace
-        self._begun = workspace.array("dual outputs", clients, most, outputs)
-        self._gram = workspace.array("dual gram", clients, most, most)
-        for x, begun, gram in zip(data, self._begun, self._gram, strict=True):
-            np.matmul(x, weights, out=begun[: len(x)])
+        self._sizes = np.array([len(x) for x in data])
+        clients, most = len(data), int(self._sizes.max())
+        weights, split = start[: inputs * outputs].reshape(inputs, outputs), inputs * outputs
+        self._workspace, self._rows, self._behind = workspace, schedule.rows, behind
+        self._biases = behind[:, None, :outputs]
+        self._biases[:] = 0
+        self._inputs = data[0] if clients == 1 else np.concatenate(data)
+        self._begun = workspace.array("dual outputs", len(self._inputs), outputs)
+        np.matmul(self._inputs, weights, out=self._begun)
+        self._begun += start[split : split + outputs]
+        self._gram = np.empty((clients, most, most), np.float32)
+        for x, gram in zip(data, self._gram, strict=True):
             np.matmul(x, x.T, out=gram[: len(x), : len(x)])
             gram[: len(x), len(x) :] = 0
-        self._begun += start[self._split : self._split + outputs]
-        self._errors = workspace.array("dual errors", clients, most + 1, outputs)
-        self._errors[:] = 0
-        self._biases = np.zeros((clients, 1, outputs), np.float32)
-        # What is padded takes the client's first example, and leaves its error in a row of its own that nobody reads.
-        rows = schedule.rows - schedule.offsets[:, None]
-        self._from = rows + most * np.arange(clients)[:, None]
-        self._to = np.where(schedule.filled(), rows, most) + (most + 1) * np.arange(clients)[:, None]
+            gram[len(x) :] = 0
+        # What is padded takes the client's first example, and leaves its error in a last row that nobody reads.
+        self._met = np.zeros((clients * most + 1, outputs), np.float32)
+        self._errors = self._met[:-1].reshape(clients, most, outputs)
+        places = schedule.rows - schedule.offsets[:, None] + most * np.arange(clients)[:, None]
+        self._from, self._to = places, np.where(schedule.filled(), places, clients * most)
 
     @staticmethod
     def values(network: Network, examples: int) -> int:
@@ -85,30 +92,29 @@ class DualLayer:
 
     def outputs(self, t: int, clients: int, batch: int) -> np.ndarray:
         """What the layer would give for the batches of step t, without an activation; (clients, batch, outputs)."""
-        rows, outputs = self._from[t, :clients, :batch], self._shape[1]
-        most = self._gram.shape[2]
+        most, outputs = self._errors.shape[1:]
         given = self._workspace.array("dual given", clients, batch, outputs)
-        np.take(self._begun.reshape(-1, outputs), rows, axis=0, out=given, mode="clip")
+        np.take(self._begun, self._rows[t, :clients, :batch], axis=0, out=given, mode="clip")
         self._place = self._to[t, :clients, :batch]
         if t:
             gram = self._workspace.array("dual rows", clients, batch, most)
+            rows = self._from[t, :clients, :batch]
             np.take(self._gram.reshape(-1, most), rows, axis=0, out=gram, mode="clip")
             moved = self._workspace.array("dual moved", clients, batch, outputs)
-            np.matmul(gram, self._errors[:clients, :most], out=moved)
+            np.matmul(gram, self._errors[:clients], out=moved)
             given -= moved
             given += self._biases[:clients]
         return given
 
     def take(self, error: np.ndarray) -> None:
         """A step down the gradient with respect to these outputs, which is multiplied by the rate already."""
-        flat = self._errors.reshape(-1, self._shape[1])
-        flat[self._place] += error
+        self._met[self._place] += error
         self._biases[: len(error)] -= np.add.reduce(error, axis=1, keepdims=True)
 
-    def delta(self, k: int, out: np.ndarray) -> None:
-        """Writes the way that client k's weights and biases have come, shape ((inputs + 1) · outputs,)."""
-        x = self._data[k]
-        errors = self._errors[k, : len(x)]
-        np.negative(errors, out=errors)
-        np.matmul(x.T, errors, out=out[: self._split].reshape(self._shape))
-        out[self._split :] = self._biases[k, 0]
+    def ways(self) -> Products:
+        """The ways that the clients have come; what lies behind the layer is what `behind` holds."""
+        most = self._errors.shape[1]
+        errors = self._met[:-1]
+        if len(self._inputs) < len(errors):
+            errors = self._errors[np.arange(most) < self._sizes[:, None]]
+        return Products(self._inputs, errors, self._sizes, self._gram, self._behind)

@@ -22,7 +22,7 @@ from quorate.clients.adapters.dual_layer import DualLayer, is_less_work
 from quorate.clients.adapters.examples import Examples
 from quorate.clients.adapters.local_training import Schedule, Trained, fit_one
 from quorate.clients.adapters.together import Together
-from quorate.rounds import Instruction, State, Updates
+from quorate.rounds import Instruction, Rows, State, Updates
 from quorate.strategies import local_rules
 from quorate.strategies.contract import LocalRule
 
@@ -67,9 +67,8 @@ def fit_many(
         if plain:
             make = _Dual if dual else _Plain
             steps: _Steps = make(network, start, held, schedule, training.learning_rate, workspace)
-            job.measured[:, chosen] = _train(network, held, schedule, steps)
-            for k, c in enumerate(chosen.tolist()):
-                steps.delta(k, job.vectors["delta"][c])
+            measured = _train(network, held, schedule, steps)
+            job.keep(chosen, {"delta": steps.ways()}, {}, measured)
             continue
         ruled = _Ruled(network, start, held, schedule, training.learning_rate, workspace, job.rule, context)
         measured = _train(network, held, schedule, ruled)
@@ -134,8 +133,8 @@ class _Steps(Protocol):
         """Takes the step for the gradients with respect to these outputs, which may be overwritten."""
         ...
 
-    def delta(self, k: int, out: np.ndarray) -> None:
-        """Writes the way that client k has come, shape (network.size,)."""
+    def ways(self) -> np.ndarray | Rows:
+        """The ways that the clients have come, at the end: shape (clients, network.size)."""
         ...
 
 
@@ -192,9 +191,10 @@ class _Plain:
         error *= self._rate
         descend(self._views, self._values, error, self._workspace)
 
-    def delta(self, k: int, out: np.ndarray) -> None:
-        """From the start to the weights."""
-        np.subtract(self.weights[k], self._start, out=out)
+    def ways(self) -> np.ndarray:
+        """From the start to the weights, in their place."""
+        self.weights -= self._start
+        return self.weights
 
     def _look(self, clients: int) -> None:
         self._views = Views(self._network, self.weights[:clients])
@@ -250,10 +250,10 @@ class _Dual:
         workspace: Workspace,
     ):
         self._rest, self._rate, self._workspace = network.rest, np.float32(rate), workspace
-        self._first = DualLayer(network, start, [one.x for one in data], schedule, workspace)
-        self._behind = network.size - self._rest.size
-        self._start = start[self._behind :]
-        self._weights = workspace.array("weights", len(data), self._rest.size)
+        outputs = network.widths[1]
+        behind = np.empty((len(data), outputs + self._rest.size), np.float32)
+        self._first = DualLayer(network, start, [one.x for one in data], schedule, behind, workspace)
+        self._start, self._weights = start[network.size - self._rest.size :], behind[:, outputs:]
         self._weights[:] = self._start
         self._active = 0
 
@@ -273,7 +273,7 @@ class _Dual:
         error *= self._rate
         self._first.take(descend(self._views, self._values, error, self._workspace, through=True))
 
-    def delta(self, k: int, out: np.ndarray) -> None:
+    def ways(self) -> Rows:
         """Of the first layer, and of the rest."""
-        self._first.delta(k, out[: self._behind])
-        np.subtract(self._weights[k], self._start, out=out[self._behind :])
+        self._weights -= self._start
+        return self._first.ways()

@@ -6,14 +6,14 @@ An adapter trains block after block of them, or many blocks at a time: it takes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from quorate.clients.adapters.local_training import Schedule, TrainingNumbers, stack_states
 from quorate.errors import DataError
-from quorate.rounds import Instruction, State, Updates
+from quorate.rounds import Instruction, Rows, State, Updates
 from quorate.strategies import local_rules
 from quorate.strategies.contract import LocalRule
 
@@ -36,6 +36,7 @@ class Together:
         vectors: what they make, by name, shape (clients, n) each.
         kept: their new states, like `stacked`.
         measured: averages over the examples as they were met, shape (metrics, clients).
+        rows: what they make and is in no array, by name: in blocks, with the clients' places.
     """
 
     start: np.ndarray
@@ -49,6 +50,7 @@ class Together:
     vectors: Mapping[str, np.ndarray]
     kept: Mapping[str, np.ndarray]
     measured: np.ndarray
+    rows: dict[str, list[tuple[np.ndarray, Rows]]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -112,13 +114,17 @@ class Together:
     def keep(
         self,
         chosen: np.ndarray,
-        vectors: Mapping[str, np.ndarray],
+        vectors: Mapping[str, np.ndarray | Rows],
         states: Mapping[str, np.ndarray],
         measured: np.ndarray,
     ) -> None:
-        """Takes what a block has made; blocks may come from several threads."""
+        """Takes what a block has made; blocks may come from several threads. What are `Rows` in one are so in all."""
         for name, value in self.vectors.items():
-            value[chosen] = vectors[name]
+            made = vectors[name]
+            if isinstance(made, np.ndarray):
+                value[chosen] = made
+            else:
+                self.rows.setdefault(name, []).append((chosen, made))
         for name, value in self.kept.items():
             value[chosen] = states[name]
         self.measured[:, chosen] = measured
@@ -129,4 +135,52 @@ class Together:
         states: list[State] = [
             {name: value[i].copy() for name, value in self.kept.items()} for i in range(len(self.sizes))
         ]
-        return Updates(self.vectors, self.sizes, metrics), states
+        rows = {name: _InBlocks(blocks, self.vectors[name].shape) for name, blocks in self.rows.items()}
+        return Updates(_Made(self.vectors, rows), self.sizes, metrics, rows), states
+
+
+@dataclass(frozen=True, eq=False)
+class _InBlocks:
+    """Rows of clients that were trained in blocks; see `quorate.rounds.Rows`."""
+
+    blocks: Sequence[tuple[np.ndarray, Rows]]
+    shape: tuple[int, int]
+
+    def norms(self) -> np.ndarray:
+        norms = np.empty(self.shape[0])
+        for chosen, rows in self.blocks:
+            norms[chosen] = rows.norms()
+        return norms
+
+    def weighed(self, weights: np.ndarray) -> np.ndarray:
+        first, *others = (rows.weighed(weights[chosen]) for chosen, rows in self.blocks)
+        for other in others:
+            first += other
+        return first
+
+    def array(self) -> np.ndarray:
+        array = np.empty(self.shape, np.float32)
+        for chosen, rows in self.blocks:
+            array[chosen] = rows.array()
+        return array
+
+
+class _Made(Mapping[str, np.ndarray]):
+    """Vectors by name, of which some are made when they are asked for."""
+
+    def __init__(self, vectors: Mapping[str, np.ndarray], rows: Mapping[str, Rows]):
+        self._vectors, self._rows = dict(vectors), dict(rows)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name in self._rows:
+            self._vectors[name] = self._rows.pop(name).array()
+        return self._vectors[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._vectors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._vectors)
+
+    def __len__(self) -> int:
+        return len(self._vectors)

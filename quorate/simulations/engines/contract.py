@@ -48,7 +48,8 @@ class Contributions:
 
     Args:
         members: who.
-        encoded: their encoded vectors, shape (members, m), uint16, uint32 or float32.
+        encoded: their encoded vectors, shape (members, m), uint16, uint32 or float32; or, of an order that is to be
+            summed, the sum over them, shape (1, m), float64.
         states: what each keeps if the round is committed.
     """
 

@@ -11,7 +11,7 @@ import quorate as q
 from quorate import assembly
 from quorate.errors import DataError, PlanError, PolicyRefused
 from quorate.parameters import Layout
-from quorate.rounds import Update
+from quorate.rounds import Instruction, Update
 from quorate.server import checkpoints
 from quorate.simulations.engines import choice
 from quorate.simulations.engines.processes import deal
@@ -21,6 +21,7 @@ from tests.federations import CLIPPED, GAUSSIAN, IDEAL, SECAGG, SOFTMAX_DIGITS, 
 CLIENTS = 12
 ENGINES = ["sequential", "vectorised", "processes"]
 MLP = {"name": "mlp", "inputs": 13, "hidden": [8], "classes": 3}
+WIDE = {"name": "mlp", "inputs": 64, "hidden": [64, 16], "classes": 10}
 
 
 def run(made, engine, data=None, watch=lambda report: None, **options):
@@ -118,6 +119,23 @@ def test_every_engine_learns_the_same_model(sections):
         assert [r.metrics for r in other.evaluations] == [
             pytest.approx(r.metrics, abs=2e-5) for r in runs[0].evaluations
         ]
+
+
+@pytest.mark.parametrize("privacy", [{"mechanism": "none"}, {"mechanism": "none", "clip_norm": 0.5}])
+@pytest.mark.parametrize("weighting", ["uniform", "examples"])
+def test_a_sum_without_its_vectors_is_the_same(privacy, weighting):
+    """Of clients whose updates are products, which the engines that train blocks never make one by one."""
+    rounds = {"count": 3, "cohort": 20, "sampling": "fixed", "weighting": weighting}
+    made, data = plan(task=WIDE, rounds=rounds, privacy=privacy), digits(60)
+    model = made.resolved(60).task.resolve().model
+    told = Instruction("sgd", {"learning_rate": 0.1, "epochs": 1, "batch_size": 10}, seed=0)
+    start = model.initial(np.random.default_rng(0))
+    assert model.fit_many(start, [data.clients[0]], [told], [{}])[0].rows
+    runs = [run(made, engine, data) for engine in ENGINES]
+    for other in runs[1:]:
+        np.testing.assert_allclose(other.state.parameters.vector, runs[0].state.parameters.vector, atol=2e-6)
+        for theirs, ours in zip(other.history, runs[0].history, strict=True):
+            assert theirs.metrics == pytest.approx(ours.metrics, abs=2e-5)
 
 
 def test_threads_learn_what_one_does_and_the_same_bits_every_time(monkeypatch):
