@@ -36,6 +36,11 @@ __all__ = [
 class Sink(Protocol):
     """Takes encoded vectors: one running sum, one sum a bucket, or single updates. The aggregator supplies it."""
 
+    @property
+    def survivors(self) -> tuple[Member, ...]:
+        """Whose vectors were added, in that order."""
+        ...
+
     def add(self, encoded: np.ndarray, members: Sequence[Member]) -> None:
         """Adds a block: shape (len(members), m), or (m,) for what is already the sum over `members`."""
         ...

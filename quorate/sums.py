@@ -54,9 +54,14 @@ class RunningSum:
             self._total += block.sum(axis=0, dtype=self._total.dtype)
         self._members.extend(members)
 
+    @property
+    def survivors(self) -> tuple[Member, ...]:
+        """Who is in the sum."""
+        return tuple(self._members)
+
     def result(self) -> Aggregate:
         """The sum, and who is in it; what is added later does not change it."""
-        return Aggregate(self._total[None, :].copy(), (len(self._members),), tuple(self._members))
+        return Aggregate(self._total[None, :].copy(), (len(self._members),), self.survivors)
 
 
 class _Rows:
@@ -73,10 +78,15 @@ class _Rows:
         self._sizes.extend(sizes)
         self._members.extend(members)
 
+    @property
+    def survivors(self) -> tuple[Member, ...]:
+        """Whose vectors are kept."""
+        return tuple(self._members)
+
     def result(self) -> Aggregate:
         """Every vector, in the order of the survivors."""
         empty = np.zeros((0, self._length), self._dtype)
-        return Aggregate(np.concatenate([empty, *self._blocks]), tuple(self._sizes), tuple(self._members))
+        return Aggregate(np.concatenate([empty, *self._blocks]), tuple(self._sizes), self.survivors)
 
 
 class Spool(_Rows):

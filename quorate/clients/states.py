@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import safetensors.numpy
@@ -43,6 +43,13 @@ class ClientStates:
             "SELECT state FROM states WHERE run = ? AND member = ? AND kept = 1", (run, member)
         ).fetchone()
         return {} if row is None else safetensors.numpy.load(row[0])
+
+    def among(self, run: str, members: Collection[Member]) -> dict[Member, State]:
+        """What members kept, as `get` has it; those who kept nothing are left out."""
+        anybody = "SELECT 1 FROM states WHERE run = ? AND kept = 1 LIMIT 1"
+        if self._connection.execute(anybody, (run,)).fetchone() is None:
+            return {}
+        return {member: state for member in members if (state := self.get(run, member))}
 
     def stage(self, run: str, round: int, states: Mapping[Member, State]) -> None:
         """Notes what members will keep if the round is committed. Durable when it returns."""

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quorate.errors import StateError
+from quorate.server import statements
 from quorate.server.faults import Point
-from quorate.server.schema import LEDGER, ROUNDS, sa
+from quorate.server.schema import LEDGER, sa
 from quorate.server.state_database import StateDatabase
 
 __all__ = ["LedgerTable", "RoundJournal", "append_entry"]
@@ -28,12 +29,8 @@ class RoundJournal:
             StateError: the round is not open: nothing of it may be revealed.
         """
         with self.database.writing(Point.REVEAL) as connection:
-            changed = connection.execute(
-                ROUNDS.update()
-                .where(ROUNDS.c.run == self.run, ROUNDS.c.number == self.number, ROUNDS.c.status == "open")
-                .values(revealing=True)
-            )
-            if changed.rowcount != 1:
+            values = {"of_run": self.run, "of_round": self.number, "revealing": True}
+            if connection.execute(statements.CHANGE_ROUND, values).rowcount != 1:
                 raise StateError(f"round {self.number} of run {self.run} is not open")
 
 
@@ -58,5 +55,5 @@ class LedgerTable:
 
 def append_entry(connection: sa.Connection, run: str, entry: bytes) -> None:
     """Adds a row to a run's ledger, inside a transaction that writes."""
-    last = connection.scalar(sa.select(sa.func.max(LEDGER.c.sequence)).where(LEDGER.c.run == run))
-    connection.execute(LEDGER.insert().values(run=run, sequence=(last or 0) + 1, entry=entry))
+    last: int = connection.scalar(statements.LAST_ENTRY, {"of_run": run}) or 0
+    connection.execute(statements.ADD_ENTRY, {"run": run, "sequence": last + 1, "entry": entry})

@@ -90,7 +90,7 @@ class RemoteFleet:
             close,
             partial(self._watch.closed, assignment.run),
         )
-        return Closed(survivors=sink.result().survivors, lost=lost, refused=channel.refused)
+        return Closed(survivors=sink.survivors, lost=lost, refused=channel.refused)
 
     def conclude(self, run: str, round: int, outcomes: Mapping[Member, Outcome]) -> None:
         """Sends each member its outcome."""

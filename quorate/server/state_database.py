@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from quorate.errors import StateError
-from quorate.server import migrating
+from quorate.server import migrating, statements
 from quorate.server.database import DatabaseUnusable, connect, reading, writing
 from quorate.server.faults import Point, passing
 from quorate.server.schema import WRITER, sa
@@ -103,8 +103,7 @@ class StateDatabase:
         with passing(point), writing(self.engine) as connection:
             if self._term is None:
                 raise StateError(f"{self._where} is open to be read, not to be written to")
-            term = connection.scalar(sa.select(WRITER.c.term).with_for_update())
-            if term != self._term:
+            if connection.scalar(statements.TERM) != self._term:
                 raise StateError(
                     f"{self._where} was taken over by another process; nothing more is written here"
                 )
@@ -138,7 +137,7 @@ class StateDatabase:
 
     def _begin_term(self) -> None:
         with passing(Point.BEGIN_TERM), writing(self.engine) as connection:
-            term = connection.scalar(sa.select(WRITER.c.term).with_for_update())
+            term = connection.scalar(statements.TERM)
             if term is None:
                 connection.execute(WRITER.insert().values(only=0, term=1))
             else:

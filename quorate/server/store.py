@@ -20,6 +20,7 @@ from typing import Any
 from quorate.errors import StateError
 from quorate.privacy import PopulationAccount
 from quorate.rounds import Kind, Member, Outcome
+from quorate.server import statements
 from quorate.server.faults import Point
 from quorate.server.journal import LedgerTable, RoundJournal, append_entry
 from quorate.server.records import PopulationBudget, Round, Run, RunStatus
@@ -180,19 +181,17 @@ class Store:
     def open_round(self, run: str, base_version: int, kind: Kind = Kind.FIT) -> int:
         """Opens a round under a number that was never used before in the run, and returns the number (from 1)."""
         with self._database.writing(Point.OPEN_ROUND) as connection:
-            last = connection.scalar(sa.select(sa.func.max(ROUNDS.c.number)).where(ROUNDS.c.run == run))
-            number = (last or 0) + 1
-            connection.execute(
-                ROUNDS.insert().values(
-                    run=run,
-                    number=number,
-                    kind=kind.value,
-                    base_version=base_version,
-                    status="open",
-                    revealing=False,
-                    opened=_now(),
-                )
-            )
+            number: int = (connection.scalar(statements.LAST_ROUND, {"of_run": run}) or 0) + 1
+            values = {
+                "run": run,
+                "number": number,
+                "kind": kind.value,
+                "base_version": base_version,
+                "status": "open",
+                "revealing": False,
+                "opened": _now(),
+            }
+            connection.execute(statements.ADD_ROUND, values)
         return number
 
     def assign(self, run: str, number: int, members: Collection[Member]) -> None:
@@ -200,7 +199,7 @@ class Store:
         rows = [{"run": run, "round": number, "member": member, "in_sum": False} for member in members]
         if rows:
             with self._database.writing(Point.ASSIGN) as connection:
-                connection.execute(PARTICIPATIONS.insert(), rows)
+                connection.execute(statements.ADD_PARTICIPATION, rows)
 
     def commit(
         self,
@@ -220,35 +219,29 @@ class Store:
         A round that leaves the state as it was, an evaluation, has none to replace the checkpoint with.
         """
         with self._database.writing(Point.COMMIT) as connection:
-            changed = connection.execute(
-                ROUNDS.update()
-                .where(ROUNDS.c.run == run, ROUNDS.c.number == number, ROUNDS.c.status == "open")
-                .values(
-                    status=Outcome.COMMITTED.value,
-                    closed=_now(),
-                    cohort=cohort,
-                    survivors=len(survivors),
-                    lost=json.dumps(dict(lost)),
-                    metrics=json.dumps(dict(metrics)),
-                    epsilons=json.dumps(dict(epsilons)),
-                )
-            )
-            if changed.rowcount != 1:
+            of_round: dict[str, Any] = {"of_run": run, "of_round": number}
+            values = {
+                "status": Outcome.COMMITTED.value,
+                "closed": _now(),
+                "cohort": cohort,
+                "survivors": len(survivors),
+                "lost": json.dumps(dict(lost)),
+                "metrics": json.dumps(dict(metrics)),
+                "epsilons": json.dumps(dict(epsilons)),
+            }
+            if connection.execute(statements.CHANGE_ROUND, of_round | values).rowcount != 1:
                 raise StateError(f"round {number} of run {run} is not open")
             summed = list(survivors)
-            for start in range(0, len(summed), _NAMED):
-                connection.execute(
-                    PARTICIPATIONS.update()
-                    .where(
-                        PARTICIPATIONS.c.run == run,
-                        PARTICIPATIONS.c.round == number,
-                        PARTICIPATIONS.c.member.in_(summed[start : start + _NAMED]),
-                    )
-                    .values(in_sum=True)
-                )
+            if len(summed) == cohort:
+                connection.execute(statements.PUT_ALL_IN_SUM, of_round)
+            else:
+                for start in range(0, len(summed), _NAMED):
+                    chosen = {"of_members": summed[start : start + _NAMED]}
+                    connection.execute(statements.PUT_IN_SUM, of_round | chosen)
             if state is not None:
-                connection.execute(CHECKPOINTS.delete().where(CHECKPOINTS.c.run == run))
-                connection.execute(CHECKPOINTS.insert().values(run=run, version=version, state=state))
+                connection.execute(statements.DROP_CHECKPOINT, of_round)
+                kept = {"run": run, "version": version, "state": state}
+                connection.execute(statements.ADD_CHECKPOINT, kept)
 
     def abort(self, run: str, number: int, reason: str, refund: bytes | None = None) -> None:
         """Closes the round as aborted, and adds the ledger's row that takes its charge back, in one transaction.
@@ -260,11 +253,8 @@ class Store:
             refund: the row; None if the charge stays, or there is none.
         """
         with self._database.writing(Point.ABORT) as connection:
-            connection.execute(
-                ROUNDS.update()
-                .where(ROUNDS.c.run == run, ROUNDS.c.number == number, ROUNDS.c.status == "open")
-                .values(status=Outcome.ABORTED.value, closed=_now(), reason=reason)
-            )
+            values = {"status": Outcome.ABORTED.value, "closed": _now(), "reason": reason}
+            connection.execute(statements.CHANGE_ROUND, {"of_run": run, "of_round": number} | values)
             if refund is not None:
                 append_entry(connection, run, refund)
 
@@ -330,11 +320,11 @@ class Store:
         Committed for those whose updates are in the sum of a committed round; for everybody else the round was as
         good as aborted.
         """
-        return dict(self._ended(run, number, sa.true()))
+        return self._ended(run, number, statements.ENDED)
 
     def outcome(self, run: str, number: int, member: Member) -> Outcome | None:
         """How a round ended for one member; None while it is open, or if the member was not in its cohort."""
-        return dict(self._ended(run, number, PARTICIPATIONS.c.member == member)).get(member)
+        return self._ended(run, number, statements.ENDED.where(PARTICIPATIONS.c.member == member)).get(member)
 
     def is_open(self, run: str, number: int) -> bool:
         """Whether a round is under way."""
@@ -342,22 +332,14 @@ class Store:
         with self._database.reading() as connection:
             return bool(connection.scalar(query) == "open")
 
-    def _ended(self, run: str, number: int, where: Any) -> list[tuple[Member, Outcome]]:
-        query = (
-            sa.select(PARTICIPATIONS.c.member, PARTICIPATIONS.c.in_sum, ROUNDS.c.status)
-            .join_from(PARTICIPATIONS, ROUNDS)
-            .where(
-                PARTICIPATIONS.c.run == run,
-                PARTICIPATIONS.c.round == number,
-                ROUNDS.c.status != "open",
-                where,
-            )
-        )
+    def _ended(self, run: str, number: int, query: sa.Select[Any]) -> dict[Member, Outcome]:
         with self._database.reading() as connection:
-            return [
-                (row.member, Outcome(row.status) if row.in_sum else Outcome.ABORTED)
-                for row in connection.execute(query)
-            ]
+            return {
+                member: Outcome.COMMITTED if in_sum and committed else Outcome.ABORTED
+                for member, in_sum, committed in connection.execute(
+                    query, {"of_run": run, "of_round": number}
+                )
+            }
 
     def checkpoint(self, run: str) -> tuple[int, bytes] | None:
         """The number of committed rounds and the state after the last of them; None before the first."""

@@ -168,7 +168,7 @@ class SimulatedFleet:
         if summation.direct:
             members = members[: close.after]  # the first that report; in a simulation none is slow
             _check_quorum(assignment, len(members))
-        states = {member: self._states.get(assignment.run, member) for member in members}
+        states = self._states.among(assignment.run, members)
         linear = self._linear or assignment.kind is Kind.EVALUATE  # the cells of an evaluation are added up
         order = Order(assignment, members, states, summation.direct and linear)
         done = self.engine.run(order) if self._buffered is None else self._buffered.train(self.engine, order)
@@ -189,7 +189,7 @@ class SimulatedFleet:
             lost = drive(
                 summation.server(sink), transport, drawn, assignment.deadlines, summation.journal, close
             )
-        survivors = set(sink.result().survivors)
+        survivors = set(sink.survivors)
         kept = {member: state for member, state in done.states.items() if member in survivors}
         self._states.stage(assignment.run, assignment.round, kept)
         measured = {}

@@ -96,6 +96,16 @@ def test_runs_are_apart(states):
     assert (kept(states), kept(states, run="other")) == (None, 2)
 
 
+def test_among_many_those_are_told_who_kept_something(states):
+    states.stage("run", 1, {"ann": state(1), "cem": state(3)})
+    assert states.among("run", ["ann", "bob"]) == {}
+    states.conclude("run", 1, COMMITTED)
+    found = states.among("run", ["bob", "ann"])
+    assert list(found) == ["ann"]
+    np.testing.assert_array_equal(found["ann"]["control"], state(1)["control"])
+    assert states.among("other", ["ann"]) == {}
+
+
 def test_a_client_that_keeps_nothing_costs_nothing(states):
     states.stage("run", 1, {"ann": {}})
     states.conclude("run", 1, COMMITTED)

@@ -125,6 +125,10 @@ class WatchedFleet(Watched):
                 return summation.client(encoded, randomness)
 
         class Sink:
+            @property
+            def survivors(self):
+                return sink.survivors
+
             def add(self, encoded, members):
                 left.add((assignment.run, assignment.round))
                 wire.step("sink.add")

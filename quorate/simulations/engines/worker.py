@@ -117,6 +117,8 @@ def serve(
     for other in others:
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    # So that who is woken does not take the core of the parent, which has others to wake.
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     with threadpoolctl.threadpool_limits(1):
         while True:
             try:
