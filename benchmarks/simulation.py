@@ -229,16 +229,20 @@ def encoding_s(made: q.Plan) -> Callable[[], float]:
 
 
 PAUSE_S = 0.1
-"""After that long the threads of a numerical library that a run has used no longer wait for more on a busy core."""
+"""After that long the threads of a numerical library that a run has used no longer wait for more on a busy core.
+
+And after so long at work a core that has paused is as fast as it gets.
+"""
 
 
-def turns(count: int, runs: dict[str, Callable[[], float]], warm_up: int = 0) -> dict[str, list[float]]:
-    """Everything once in every turn, each time after a pause and so many rounds that don't count."""
+def turns(count: int, runs: dict[str, Callable[[], float]], warm_up_s: float = 0.0) -> dict[str, list[float]]:
+    """Everything once in every turn, each time after a pause and rounds that don't count: for so long, one at least."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(count):
         for name, run in runs.items():
             time.sleep(PAUSE_S)
-            for _ in range(warm_up):
+            began = time.perf_counter()
+            while warm_up_s and time.perf_counter() - began < warm_up_s:
                 run()
             times[name].append(run())
     return times
@@ -262,7 +266,7 @@ def bounded(case: str, metric: str, value: float, limit: float, reference: str, 
 
 def rounds_of(name: str, data: FederatedDataset, model: Any, count: int) -> list[Row]:
     """Rows of one model."""
-    widths, rounds = model.network.widths, 2 * count + 1
+    widths, rounds = model.network.widths, 100_000  # as many as are asked for
     rng = np.random.default_rng(SEED)
     clipped = NoPrivacy(clip_norm=1.0)
     noisy_plan = plan(
@@ -286,7 +290,7 @@ def rounds_of(name: str, data: FederatedDataset, model: Any, count: int) -> list
     runs["encoding"] = one_core(encoding_s(noisy_plan))
     if len(widths) == 2:
         runs["bare batched"] = bare_batched(data, rng)
-    times = turns(count, runs, warm_up=1)
+    times = turns(count, runs, warm_up_s=PAUSE_S)
     middle = {key: statistics.median(values) for key, values in times.items()}
     rows = [Row(name, f"a round, {key}", "s", value) for key, value in middle.items() if key != "encoding"]
     picked = "processes" if hasattr(cases["auto"].live.engine, "pids") else "vectorised"

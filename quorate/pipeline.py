@@ -82,6 +82,34 @@ class Segment:
             )
         return block
 
+    def encode(
+        self,
+        block: np.ndarray,
+        counts: np.ndarray | None,
+        discount: float,
+        randomness: Randomness,
+        out: np.ndarray,
+    ) -> None:
+        """Encodes vectors, shape (clients, length).
+
+        Args:
+            block: the vectors.
+            counts: for how much each counts, shape (clients, 1); None: for one.
+            discount: for how much all of them count.
+            randomness: for rounding and noise.
+            out: takes the encoded vectors, shape (clients, m).
+        """
+        if self.clip is not None:
+            block = self.clip.encode(block, randomness)  # which draws nothing
+        if counts is not None:
+            into = out if out.dtype == block.dtype and out.shape == block.shape else None
+            block = np.multiply(block, counts.astype(block.dtype), out=into)
+        if discount != 1.0:
+            block = block * discount
+        made = self.codec.encode(block, randomness)
+        if made is not out:  # where it is already
+            out[:] = made
+
     def scales(self, block: np.ndarray | Rows, counts: np.ndarray) -> np.ndarray | None:
         """What each vector is multiplied by when it is encoded, float64, shape (clients,); None if that is not all.
 
@@ -169,24 +197,19 @@ class Pipeline:
         clients = len(updates.examples)
         encoded = np.empty((clients, self.length), self.dtype)
         weights = self._weights(updates.examples)
-        vectors = {**updates.vectors, **self._beside(updates)}
+        counts = None if weights is None else weights[:, None]
+        vectors = self._vectors(updates)
         for segment in self.segments:
-            block = segment.of(vectors, clients)
-            place = encoded[:, segment.place]
-            if segment.clip is not None:
-                block = segment.clip.encode(block, randomness[0])  # which draws nothing
-            if weights is not None:
-                into = place if place.dtype == block.dtype and place.shape == block.shape else None
-                block = np.multiply(block, weights.astype(block.dtype)[:, None], out=into)
-            if discount != 1.0 and segment.vector.name in updates.vectors:
-                block = block * discount
+            name, block = segment.vector.name, segment.of(vectors, clients)
+            place, own = encoded[:, segment.place], discount if name in updates.vectors else 1.0
             if not self.draws:
-                made = segment.codec.encode(block, randomness[0])
-                if made is not place:  # where it is already
-                    place[:] = made
+                block = block if isinstance(block, np.ndarray) else updates.vectors[name]
+                segment.encode(block, counts, own, randomness[0], place)
                 continue
-            for row, vector, stream in zip(place, block, randomness, strict=True):
-                row[:] = segment.codec.encode(vector[None], stream)[0]
+            for i, stream in enumerate(randomness):  # one by one, while each is in the cache
+                vector = block[i] if isinstance(block, np.ndarray) else block.one(i)
+                count = None if counts is None else counts[i : i + 1]
+                segment.encode(vector[None], count, own, stream, place[i : i + 1])
         return encoded
 
     def combined(self, updates: Updates, discount: float = 1.0) -> np.ndarray | None:
@@ -207,8 +230,7 @@ class Pipeline:
         clients, total = len(updates.examples), np.empty(self.length)
         weights = self._weights(updates.examples)
         counts = np.ones(clients) if weights is None else weights
-        vectors: dict[str, np.ndarray | Rows] = {**updates.rows, **self._beside(updates)}
-        vectors |= {name: updates.vectors[name] for name in updates.vectors if name not in updates.rows}
+        vectors = self._vectors(updates)
         for segment in self.segments:
             block = segment.of(vectors, clients)
             own = segment.vector.name in updates.vectors
@@ -218,6 +240,11 @@ class Pipeline:
             total[segment.place] = scales @ block if isinstance(block, np.ndarray) else block.weighed(scales)
         return total
 
+    def _vectors(self, updates: Updates) -> dict[str, np.ndarray | Rows]:
+        """What is encoded, by name: the updates' vectors, made or not, and what rides beside them."""
+        held = {name: updates.vectors[name] for name in updates.vectors if name not in updates.rows}
+        return {**held, **updates.rows, **self._beside(updates)}
+
     def _beside(self, updates: Updates) -> dict[str, np.ndarray]:
         """What rides beside the vectors of the updates, (clients, length) each."""
         clients = len(updates.examples)
@@ -226,7 +253,7 @@ class Pipeline:
         found: dict[str, list[np.ndarray]] = {}
         measures = not set(self.shape.vectors.names) <= set(updates.vectors)
         for i in range(clients if measures else 0):
-            own = {name: block[i] for name, block in updates.vectors.items()}
+            own = updates.one(i).vectors
             for name, vector in self.mechanism.measured(own, self.shape.vectors, self.public).items():
                 found.setdefault(name, []).append(vector)
         if self.questions is not None:

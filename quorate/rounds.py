@@ -131,8 +131,8 @@ class Rows(Protocol):
         """Σ weight · vector over the clients, float32, shape (length,), from their weights, shape (clients,)."""
         ...
 
-    def array(self) -> np.ndarray:
-        """All of them, shape (clients, length)."""
+    def one(self, client: int, out: np.ndarray | None = None) -> np.ndarray:
+        """A client's, shape (length,); in `out` if that is given."""
         ...
 
 
@@ -163,8 +163,10 @@ class Updates:
 
     def one(self, index: int) -> Update:
         """A client's."""
+        made = {name: rows.one(index) for name, rows in self.rows.items()}
+        held = {name: self.vectors[name][index] for name in self.vectors if name not in made}
         return Update(
-            vectors={name: block[index] for name, block in self.vectors.items()},
+            vectors=held | made,
             examples=int(self.examples[index]),
             metrics={name: float(values[index]) for name, values in self.metrics.items()},
         )

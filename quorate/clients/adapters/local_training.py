@@ -37,6 +37,9 @@ __all__ = [
 ]
 
 
+_WORD = (1 << 64) - 1
+
+
 class Weights(Protocol):
     """What a client trains, in a framework. Its arrays are of any kind that has the arithmetic operators.
 
@@ -266,19 +269,13 @@ class Schedule:
         each = -(-sizes // batch)  # steps of an epoch
         steps = each * training.epochs
         offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        rows = np.empty((int(steps.max()), len(sizes), batch), np.intp)
-        rows[:] = offsets[:, None]
-        fresh = np.random.default_rng()
-        for i, (size, seed) in enumerate(zip(sizes.tolist(), seeds, strict=True)):
-            rng = (
-                fresh if seed is None else np.random.default_rng(seed)
-            )  # nothing else is drawn from this seed
-            epochs = rows[: steps[i], i].reshape(
-                training.epochs, -1
-            )  # a copy, since the clients lie in between
-            for epoch in epochs:
-                epoch[:size] = offsets[i] + rng.permutation(size)
-            rows[: steps[i], i] = epochs.reshape(-1, batch)
+        taken = np.repeat(offsets, int(steps.max()) * batch).reshape(len(sizes), -1)
+        for own, size, length, rng in zip(
+            taken, sizes.tolist(), (steps * batch).tolist(), _generators(seeds), strict=True
+        ):
+            for epoch in own[:length].reshape(training.epochs, -1):
+                epoch[:size] += rng.permutation(size)
+        rows = np.ascontiguousarray(taken.reshape(len(sizes), -1, batch).swapaxes(0, 1))
         t = np.arange(len(rows))[:, None]
         counts = np.where(t % each == each - 1, sizes - (each - 1) * batch, batch) * (t < steps)
         return cls(rows, offsets, counts, steps, (counts > 0).sum(axis=1), counts.max(axis=1))
@@ -294,6 +291,22 @@ class Schedule:
     def filled(self) -> np.ndarray:
         """Which rows count; shape (steps, clients, batch)."""
         return np.asarray(np.arange(self.rows.shape[2]) < self.counts[:, :, None])
+
+
+def _generators(seeds: Sequence[int | None]) -> Iterator[np.random.Generator]:
+    """What draws each client's order: Philox (Salmon et al. 2011) keyed by its seed, which keys nothing else.
+
+    All of them are one generator that is set anew, since it takes longer to make one than to draw an order from it.
+    """
+    fresh, philox = np.random.default_rng(), np.random.Philox(key=0)
+    keyed, begun = np.random.Generator(philox), philox.state
+    for seed in seeds:
+        if seed is None:
+            yield fresh
+            continue
+        begun["state"]["key"][:] = seed & _WORD, seed >> 64 & _WORD
+        philox.state = begun
+        yield keyed
 
 
 def stack_states(states: Sequence[State], rule: LocalRule, n: int) -> dict[str, np.ndarray]:

@@ -7,6 +7,8 @@ itself; and a norm follows from two small matrices: ‖XᵀE‖² is the sum ove
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -43,9 +45,8 @@ class Products:
         """Each way's L2 norm, to some 10^-6 of it; NaN where examples cancel each other, or it is not finite."""
         squares = np.empty(len(self.sizes))
         with np.errstate(over="ignore", invalid="ignore"):
-            for k, (errors, gram, behind) in enumerate(
-                zip(self._by_client(self.errors), self.gram, self.behind, strict=True)
-            ):
+            for k, (rows, gram, behind) in enumerate(zip(self._rows, self.gram, self.behind, strict=True)):
+                errors = self.errors[rows]
                 terms = gram[: len(errors), : len(errors)] * (errors @ errors.T)
                 square, apart = terms.sum(dtype=np.float64), np.trace(terms, dtype=np.float64)
                 trusted = square >= _CANCELLED * apart
@@ -61,14 +62,13 @@ class Products:
         np.matmul(single, self.behind, out=out[self._split :])
         return out
 
-    def array(self) -> np.ndarray:
-        """Each client's way by itself, shape (clients, length)."""
-        ways = np.empty(self.shape, np.float32)
-        ways[:, self._split :] = self.behind
-        pairs = zip(self._by_client(self.inputs), self._by_client(self.errors), strict=True)
-        for way, (inputs, errors) in zip(ways, pairs, strict=True):
-            np.matmul(inputs.T, -errors, out=self._of_first(way))
-        return ways
+    def one(self, client: int, out: np.ndarray | None = None) -> np.ndarray:
+        """A client's way by itself, shape (length,); in `out` if that is given."""
+        way = np.empty(self.shape[1], np.float32) if out is None else out
+        rows = self._rows[client]
+        np.matmul(self.inputs[rows].T, -self.errors[rows], out=self._of_first(way))
+        way[self._split :] = self.behind[client]
+        return way
 
     @property
     def _split(self) -> int:
@@ -78,5 +78,8 @@ class Products:
     def _of_first(self, way: np.ndarray) -> np.ndarray:
         return way[: self._split].reshape(self.inputs.shape[1], self.errors.shape[1])
 
-    def _by_client(self, rows: np.ndarray) -> list[np.ndarray]:
-        return np.split(rows, np.cumsum(self.sizes)[:-1])
+    @cached_property
+    def _rows(self) -> list[slice]:
+        """Of each client."""
+        ends = np.cumsum(self.sizes).tolist()
+        return [slice(start, end) for start, end in pairwise([0, *ends])]

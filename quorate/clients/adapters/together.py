@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -158,11 +159,13 @@ class _InBlocks:
             first += other
         return first
 
-    def array(self) -> np.ndarray:
-        array = np.empty(self.shape, np.float32)
-        for chosen, rows in self.blocks:
-            array[chosen] = rows.array()
-        return array
+    def one(self, client: int, out: np.ndarray | None = None) -> np.ndarray:
+        rows, place = self._places[client]
+        return rows.one(place, out)
+
+    @cached_property
+    def _places(self) -> dict[int, tuple[Rows, int]]:
+        return {c: (rows, place) for chosen, rows in self.blocks for place, c in enumerate(chosen.tolist())}
 
 
 class _Made(Mapping[str, np.ndarray]):
@@ -173,7 +176,9 @@ class _Made(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name in self._rows:
-            self._vectors[name] = self._rows.pop(name).array()
+            rows = self._rows.pop(name)
+            for client, vector in enumerate(self._vectors[name]):
+                rows.one(client, vector)
         return self._vectors[name]
 
     def __contains__(self, name: object) -> bool:

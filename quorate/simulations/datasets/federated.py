@@ -58,8 +58,8 @@ class ClientData:
 
     def __getitem__(self, index: int) -> Examples:
         part = self.parts[index]
-        if len(part) and part[-1] - part[0] == len(part) - 1 and (np.diff(part) == 1).all():
-            first, last = int(part[0]), int(part[-1])
+        first, last = (int(part[0]), int(part[-1])) if len(part) else (0, -2)
+        if last - first == len(part) - 1 and (part[1:] > part[:-1]).all():  # one after the other
             return Examples(self.examples.x[first : last + 1], self.examples.y[first : last + 1])  # no copy
         return self.examples.take(part)
 

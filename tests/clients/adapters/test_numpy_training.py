@@ -44,7 +44,11 @@ def instruction(rule=None, seed=0, extras=None, **training):
 def by_hand(model, start, data, ins, rule, state):
     """A client's training, step by step, with nothing but the model's gradient."""
     assert ins.seed is not None
-    rng, n, size = np.random.default_rng(ins.seed), len(data), int(ins.settings["batch_size"])
+    rng, n, size = (
+        np.random.Generator(np.random.Philox(key=ins.seed)),
+        len(data),
+        int(ins.settings["batch_size"]),
+    )
     context, w, steps = rule.begin(start, ins.extras, state or rule.initial(len(start))), start.copy(), 0
     for _ in range(int(ins.settings["epochs"])):
         order = rng.permutation(n)

@@ -50,7 +50,7 @@ def test_sgd_takes_the_steps_that_the_estimator_would_take_by_itself():
     by_itself = SGDClassifier(loss="log_loss", alpha=0.01, learning_rate="constant", eta0=0.05, shuffle=False)
     by_itself.partial_fit(data.x[:1], data.y[:1], classes=[0, 1, 2])
     by_itself.coef_[:], by_itself.intercept_[:] = start["weight"].T, start["bias"]
-    order = np.random.default_rng(0).permutation(14)
+    order = np.random.Generator(np.random.Philox(key=0)).permutation(14)
     by_itself.partial_fit(data.x[order], data.y[order])
     moved = made.layout.unflatten(start.vector + update.vectors["delta"])
     np.testing.assert_allclose(moved["weight"], by_itself.coef_.T, rtol=1e-4, atol=1e-5)
