@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from quorate.buckets import BucketedSummation
-from quorate.codecs import Chain, Clip, Codec
+from quorate.codecs import Chain, Clip, Codec, norms
 from quorate.errors import DataError
 from quorate.evaluation import CELLS, Questions
 from quorate.fleets import Identities
@@ -117,15 +117,19 @@ class Segment:
             block: the vectors.
             counts: for how much each counts, shape (clients,).
         """
-        scales = counts
-        if self.clip is not None:
-            if isinstance(block, np.ndarray) or not isinstance(self.clip, Clip):
-                return None
-            scales = self.clip.factors(block.norms()) * counts
-        for codec in self.codec.codecs if isinstance(self.codec, Chain) else (self.codec,):
-            if isinstance(codec, Clip) and not isinstance(block, np.ndarray):
-                scales = scales * codec.factors(block.norms() * scales)
-            elif not isinstance(codec, Float32):
+        first = [] if self.clip is None else [self.clip]
+        chain = self.codec.codecs if isinstance(self.codec, Chain) else (self.codec,)
+        then = [codec for codec in chain if not isinstance(codec, Float32)]
+        if not (first or then):
+            return counts
+        lengths = norms(block) if isinstance(block, np.ndarray) else block.norms()
+        scales = np.ones(len(counts))
+        for codec in (*first, counts, *then):
+            if isinstance(codec, Clip):
+                scales = scales * codec.factors(lengths * scales)
+            elif codec is counts:
+                scales = scales * counts
+            else:
                 return None
         return None if np.isnan(scales).any() else scales
 
@@ -215,8 +219,8 @@ class Pipeline:
     def combined(self, updates: Updates, discount: float = 1.0) -> np.ndarray | None:
         """The sum of the clients' encoded vectors, where none of them has to be made for it; float64, shape (length,).
 
-        None where they have: the updates' vectors are no `Rows`, or encoding does more than to scale them. What comes
-        out is the sum of what `encode_many` gives, up to the rounding of float32.
+        That is so where encoding only scales; None elsewhere. Vectors are scaled and added in float32, as which they
+        come, so that this is the sum of what `encode_many` gives up to rounding; of a single one it is that one.
 
         Args:
             updates: of the clients.
@@ -225,7 +229,7 @@ class Pipeline:
         Raises:
             DataError: as in `encode_many`.
         """
-        if self.draws or not updates.rows:
+        if self.draws:
             return None
         clients, total = len(updates.examples), np.empty(self.length)
         weights = self._weights(updates.examples)
@@ -237,7 +241,10 @@ class Pipeline:
             scales = segment.scales(block, counts * discount if own else counts)
             if scales is None:
                 return None
-            total[segment.place] = scales @ block if isinstance(block, np.ndarray) else block.weighed(scales)
+            if isinstance(block, np.ndarray):
+                total[segment.place] = scales.astype(block.dtype, copy=False) @ block
+            else:
+                total[segment.place] = block.weighed(scales)
         return total
 
     def _vectors(self, updates: Updates) -> dict[str, np.ndarray | Rows]:

@@ -146,12 +146,15 @@ def test_a_sum_of_rows_is_that_of_the_encoded_vectors(sections, discount, cohort
     encoded = encoding.encode_many(
         Updates({"delta": array}, examples, metrics), [Randomness.from_seed(0)] * 8, discount
     )
-    updates = Updates(Unmade(delta=array), examples, metrics, {"delta": Ones(array)})
-    total = encoding.combined(updates, discount)
+    held = Updates({"delta": array}, examples, metrics)
+    unmade = Updates(Unmade(delta=array), examples, metrics, {"delta": Ones(array)})
+    total, same = encoding.combined(unmade, discount), encoding.combined(held, discount)
     if total is None:  # a vector of zeros has no norm to be divided by
         assert "privacy" in sections
         assert not array.any(axis=1).all()
+        assert same is None
         return
+    np.testing.assert_allclose(same, total, rtol=1e-5, atol=1e-3)
     np.testing.assert_allclose(total, encoded.sum(axis=0, dtype=np.float64), rtol=1e-5, atol=1e-3)
     if sections == {"privacy": CLIPPED} and len(cohort) == 1:
         assert np.linalg.norm(total[:LENGTH]) <= CLIPPED["clip_norm"]
@@ -170,8 +173,16 @@ def test_in_a_ring_every_vector_is_made(sections):
     assert encoding.combined(updates) is None
 
 
-def test_arrays_are_encoded_one_by_one():
-    assert build(terms()).combined(Updates.of(update(np.ones(LENGTH)))) is None
+@pytest.mark.parametrize("sections", [{}, {"rounds": CAPPED}, {"privacy": CLIPPED}])
+@given(vector=vectors, examples=st.integers(1, 100))
+def test_a_sum_of_one_is_its_encoded_vector_to_the_bit(sections, vector, examples):
+    encoding, one = build(terms(**sections)), Updates.of(update(vector, examples))
+    total = encoding.combined(one)
+    assert (total is None) == ("privacy" in sections and not vector.any())
+    if total is not None:
+        encoded = encoding.encode_many(one, [Randomness.from_seed(0)])[0]
+        np.testing.assert_array_equal(total[:LENGTH], encoded[:LENGTH])
+        np.testing.assert_allclose(total, encoded, rtol=1e-6)
 
 
 def test_rows_that_do_not_fit_are_refused():

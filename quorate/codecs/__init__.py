@@ -9,7 +9,7 @@ Values are float32 or float64 until `Discretise`, int32 or int64 until `Wrap`, a
 codecs of a mechanism (noise shares) live with it, in `quorate.privacy.mechanisms`.
 """
 
-from quorate.codecs.clipping import Clip, ClipL1, ClipParts
+from quorate.codecs.clipping import Clip, ClipL1, ClipParts, norms
 from quorate.codecs.contract import Chain, Codec
 from quorate.codecs.integers import Digits, Discretise, Wrap, rounded_norm_bound
 from quorate.codecs.rotation import Rotate, hadamard
@@ -25,5 +25,6 @@ __all__ = [
     "Rotate",
     "Wrap",
     "hadamard",
+    "norms",
     "rounded_norm_bound",
 ]

@@ -11,7 +11,7 @@ from quorate.codecs.contract import TILE
 from quorate.errors import DataError
 from quorate.randomness import Randomness
 
-__all__ = ["Clip", "ClipL1", "ClipParts"]
+__all__ = ["Clip", "ClipL1", "ClipParts", "norms"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Clip:
         A float32 vector that is too long is made shorter by 2^-22 of its length more, for the rounding of products.
         """
         single = values.dtype == np.float32
-        squares = np.array([_square(row) for row in values]) if single else _squares(values)
+        squares = _squares(values)
         factors = self._factors(squares, single=single)
         careful = np.isnan(factors)
         clipped: np.ndarray = values * factors.astype(np.float32 if single else np.float64)[:, None]
@@ -145,10 +145,17 @@ class ClipL1:
         return total
 
 
+def norms(values: np.ndarray) -> np.ndarray:
+    """The L2 norms of vectors, (clients, n), float64, shape (clients,); infinite or NaN where they can't be told."""
+    return np.asarray(np.sqrt(_squares(values)))
+
+
 def _squares(values: np.ndarray) -> np.ndarray:
     """The sum of squares of each row, float64; infinite or NaN where it can't be told."""
-    wide = np.asarray(values, np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
+        if values.dtype == np.float32:
+            return np.array([_square(row) for row in values])
+        wide = np.asarray(values, np.float64)
         squares: np.ndarray = np.einsum("ij,ij->i", wide, wide)
     return squares
 
