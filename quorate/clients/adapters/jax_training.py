@@ -1,7 +1,7 @@
 """Many clients of a JAX model at once: their steps as one compiled loop over one batched computation.
 
 Clients are trained in blocks: their steps are one compiled loop (`lax.fori_loop`) over one batched computation
-(`vmap`), and blocks run on all cores. Batches that are short of examples are padded, and so are blocks, so that a loss
+(`vmap`). Batches that are short of examples are padded, and so are blocks, so that a loss
 is compiled for few shapes; what is padded weighs nothing. Where something is, the loss is taken apart by examples: it
 is called with batches of one under `vmap`, and has to be a mean over examples. Rules act value by value, so that each
 leaf is treated by itself.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import jax as xla
@@ -21,7 +20,6 @@ import numpy as np
 from quorate.clients.adapters.batches import Batches
 from quorate.clients.adapters.local_training import Schedule
 from quorate.clients.adapters.together import Together
-from quorate.processors import cores
 from quorate.rounds import Instruction, State, Updates
 from quorate.strategies.contract import LocalRule
 
@@ -57,17 +55,13 @@ def fit_many(
     """
     job = Together.of(start, data, instructions, states, model.metrics)
     tree = xla.tree.map(jnp.asarray, model.pytree(model.layout.unflatten(start)))
-    blocks = job.blocks(max(1, _BLOCK_BYTES // (4 * len(start))))
-    train = functools.partial(_train, model, tree, data, job)
-    if len(blocks) == 1:
-        train(blocks[0])
-    else:
-        list(_pool().map(train, blocks))
+    for chosen in job.blocks(max(1, _BLOCK_BYTES // (4 * len(start)))):
+        _train(model, tree, data, job, chosen)
     return job.made()
 
 
 def _train(model: JaxModel, tree: Any, data: Sequence[Batches], job: Together, chosen: np.ndarray) -> None:
-    """Trains a block of clients, most steps first; blocks may be trained at the same time."""
+    """Trains a block of clients, most steps first."""
     context, schedule = job.begin(chosen)
     x, y, counts = _gathered([data[c] for c in chosen], schedule, job.training.batch_size)
     own = {name: _padded(v, len(counts)) for name, v in context.items() if v.ndim == 2}
@@ -203,9 +197,3 @@ def _block(
 def each(of: Loss, tree: Any, x: Any, y: Any) -> Any:
     """A mean over a batch, example by example; shape (batch,)."""
     return xla.vmap(lambda a, b: of(tree, a[None], b[None]))(x, y)
-
-
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    """One thread a core: XLA alone does not keep them all busy with small products."""
-    return ThreadPoolExecutor(cores(), thread_name_prefix="quorate jax")

@@ -119,7 +119,7 @@ class Together:
         states: Mapping[str, np.ndarray],
         measured: np.ndarray,
     ) -> None:
-        """Takes what a block has made; blocks may come from several threads. What are `Rows` in one are so in all."""
+        """Takes what a block has made. What are `Rows` in one are so in all."""
         for name, value in self.vectors.items():
             made = vectors[name]
             if isinstance(made, np.ndarray):

@@ -200,6 +200,10 @@ class TorchModel:
         """Whether many clients can be trained at once, see `torch_training`."""
         return torch_training.can_train_together(self.module)
 
+    def begin_thread(self) -> None:
+        """In each thread of an engine's that trains, of which there is one a core: PyTorch's own would be too many."""
+        pytorch.set_num_threads(1)
+
     def fit_many(
         self,
         parameters: Parameters,

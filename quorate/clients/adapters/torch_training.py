@@ -3,15 +3,13 @@
 The clients of a block take their steps together, each with parameters of its own, so that a linear layer is one batched
 matrix product. In every step the clients that are at work are grouped by how many examples they take, so that nothing
 is padded and a loss may be any function of a batch. Rules act value by value, so that each parameter is treated by
-itself. Blocks run on all cores.
+itself.
 """
 
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +19,6 @@ from quorate.clients.adapters.batches import Batches
 from quorate.clients.adapters.local_training import Schedule
 from quorate.clients.adapters.together import Together
 from quorate.errors import PlanError
-from quorate.processors import cores
 from quorate.rounds import Instruction, State, Updates
 from quorate.strategies import local_rules
 from quorate.strategies.contract import LocalRule
@@ -69,20 +66,17 @@ def fit_many(
     job = Together.of(start, data, instructions, states, model.metrics)
     rule, rate = job.rule, job.training.learning_rate
 
-    def train(chosen: np.ndarray) -> None:
+    for chosen in job.blocks(max(1, _BLOCK_BYTES // (4 * len(start)))):
         context, schedule = job.begin(chosen)
         trainer = _Block(model, start, context, [data[c] for c in chosen], job.sizes[chosen])
-        measured = trainer.train(rule, schedule, rate)
+        try:
+            measured = trainer.train(rule, schedule, rate)
+        except RuntimeError as error:
+            raise PlanError(
+                f"fleet.engine: 'vectorised' can't be had with {model.name!r}: {error}; accepted: 'sequential'"
+            ) from error
         taken = schedule.steps.astype(np.float32)
         job.keep(chosen, *rule.finish(start, trainer.vectors(), taken, rate, context), measured)
-
-    most = max(1, min(_BLOCK_BYTES // (4 * len(start)), -(-len(data) // cores())))
-    try:
-        list(_pool().map(train, job.blocks(most)))
-    except RuntimeError as error:
-        raise PlanError(
-            f"fleet.engine: 'vectorised' can't be had with {model.name!r}: {error}; accepted: 'sequential'"
-        ) from error
     return job.made()
 
 
@@ -170,11 +164,3 @@ def _copies(values: Any, clients: int) -> Any:
     if values.ndim == 2:
         return values.T.contiguous().repeat(clients, 1, 1).transpose(1, 2)
     return values.repeat(clients, *[1] * values.ndim)
-
-
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    """One thread a core, each with a single thread of PyTorch's own: products this small do not keep more busy."""
-    return ThreadPoolExecutor(
-        cores(), thread_name_prefix="quorate torch", initializer=lambda: torch.set_num_threads(1)
-    )

@@ -18,7 +18,7 @@ from quorate.simulations.engines.processes import Processes, can_fork
 from quorate.simulations.engines.ray_actors import RayActors
 from quorate.simulations.engines.sequential import one_by_one
 from quorate.simulations.engines.site import InThisProcess, Site
-from quorate.simulations.engines.vectorised import InThreads, can_vectorise, in_blocks
+from quorate.simulations.engines.vectorised import InThreads, can_vectorise, in_blocks, threads_for
 from quorate.strategies.local_rules import Sgd
 from quorate.task import Model
 
@@ -74,17 +74,10 @@ def make_engine(
     together = name != "sequential" and can_vectorise(model) and not by_example
     if name == "ray":
         return RayActors(data, plan, together, workers, address)
-    # A framework trains a block on all cores, NumPy on one.
-    trainers = 1 if name == "processes" or isinstance(model, DenseModel) else available
-    site = Site(data, plan, in_blocks if together else one_by_one, together, trainers)
+    site = Site(data, plan, in_blocks if together else one_by_one, together)
     if name == "processes":
         return Processes(site, workers or available)
-    if (
-        together
-        and isinstance(model, DenseModel)
-        and available > 1
-        and _work(model, data, plan) >= _WORTH_THREADS
-    ):
+    if together and available > 1 and _work(model, data, plan) >= _WORTH_THREADS:
         if importlib.util.find_spec("threadpoolctl"):
             return InThreads(site, available)
         log.info("fleet.engine: %r has one thread, since threadpoolctl is not installed", name)
@@ -140,4 +133,6 @@ def _try_together(model: Any, data: FederatedDataset, plan: Plan) -> None:
         "batch_size": plan.training.batch_size,
     }
     parameters = model.initial(generator(0, "trial"))
-    model.fit_many(parameters, [data.clients[0]], [Instruction(Sgd.name, settings, seed=0)], [{}])
+    told = Instruction(Sgd.name, settings, seed=0)
+    with threads_for(model, 1) as trial:
+        trial.submit(model.fit_many, parameters, [data.clients[0]], [told], [{}]).result()

@@ -22,10 +22,11 @@ from quorate.simulations.datasets import FederatedDataset
 from quorate.simulations.engines.contract import Contributions, Done, Order, Training
 from quorate.simulations.engines.sequential import evaluated
 from quorate.sums import held_in
+from quorate.task import Model
 
 __all__ = ["InThisProcess", "Site", "instruction_of", "member_seed"]
 
-_BLOCK_BYTES = 1 << 23  # of updates that wait to be encoded, for each core that trains them
+_BLOCK_BYTES = 1 << 23  # of updates that wait to be encoded
 
 
 class Site:
@@ -36,18 +37,20 @@ class Site:
         plan: resolved; its fleet's seed keys what the clients draw.
         train: the way to train a block of clients.
         together: whether clients are trained in blocks; one by one otherwise.
-        trainers: how many cores a block is trained on.
     """
 
-    def __init__(
-        self, data: FederatedDataset, plan: Plan, train: Training, together: bool, trainers: int = 1
-    ):
+    def __init__(self, data: FederatedDataset, plan: Plan, train: Training, together: bool):
         self.data, self.plan = data, plan
         self._terms, self._seed = plan.terms(), plan.fleet.seed
         self._task = plan.task.resolve()
         self._train = train
-        self.block = max(1, trainers * _BLOCK_BYTES // (4 * self._task.layout.size)) if together else 1
+        self.block = max(1, _BLOCK_BYTES // (4 * self._task.layout.size)) if together else 1
         self._process, self._randomness = -1, Randomness(bytes(32))
+
+    @property
+    def model(self) -> Model:
+        """What is trained."""
+        return self._task.model
 
     def work(
         self, order: Order, begin: Callable[[int, int], None] = lambda start, stop: None

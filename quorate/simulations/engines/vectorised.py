@@ -1,9 +1,9 @@
 """The *vectorised* engine: many clients as one batched computation, in this process.
 
 For models that are `together` and have a `fit_many`: the NumPy reference models, JAX's losses and most PyTorch modules.
-It cuts the clients into blocks that fit the cache. The frameworks keep all cores busy themselves; NumPy's small
-products do not, so that its models are trained by a thread a core, each with its share of the cohort and one BLAS
-thread.
+It cuts the clients into blocks that fit the cache. Products of this size do not keep several cores busy, whichever
+framework takes them, so that where a round is worth it a thread a core trains its share of the cohort, with one thread
+of BLAS (or PyTorch) each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from quorate.simulations.engines.processes import deal
 from quorate.simulations.engines.site import InThisProcess, Site
 from quorate.task import Model, Task
 
-__all__ = ["InThreads", "can_vectorise", "in_blocks"]
+__all__ = ["InThreads", "can_vectorise", "in_blocks", "threads_for"]
 
 
 def can_vectorise(model: Model) -> bool:
@@ -43,6 +43,12 @@ def in_blocks(
     return trained
 
 
+def threads_for(model: Model, threads: int) -> ThreadPoolExecutor:
+    """Threads to train a model in: its framework has none beside them."""
+    begin = getattr(model, "begin_thread", None)
+    return ThreadPoolExecutor(threads, thread_name_prefix="quorate simulation", initializer=begin)
+
+
 class InThreads:
     """An engine of threads in this process, each with a share of every cohort.
 
@@ -53,7 +59,7 @@ class InThreads:
 
     def __init__(self, site: Site, threads: int):
         self._site, self._alone, self._threads = site, InThisProcess(site), threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="quorate simulation")
+        self._pool = threads_for(site.model, threads)
 
     def run(self, order: Order) -> Done:
         """Trains and encodes; each thread adds up its own share."""
