@@ -171,8 +171,7 @@ class _Plain:
         self._network, self._start, self._data, self._rate = network, start, data, np.float32(rate)
         self._rows = schedule.rows - schedule.offsets[:, None]
         self._workspace = workspace
-        self.weights = workspace.array("weights", len(data), network.size)
-        self.weights[:] = start
+        self.weights = np.repeat(start[None], len(data), axis=0)  # what comes of them is kept
         self._active = 0
 
     def outputs(self, t: int, clients: int, batch: int) -> np.ndarray:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from quorate.clients.adapters.local_training import Schedule, TrainingNumbers, stack_states
 from quorate.errors import DataError
@@ -34,10 +36,7 @@ class Together:
         extras: what the server broadcasts with the parameters, by name, shape (n,) each.
         stacked: the clients' states, by name, shape (clients, …) each.
         metrics: what is measured, by name.
-        vectors: what they make, by name, shape (clients, n) each.
-        kept: their new states, like `stacked`.
-        measured: averages over the examples as they were met, shape (metrics, clients).
-        rows: what they make and is in no array, by name: in blocks, with the clients' places.
+        parts: what each block has made.
     """
 
     start: np.ndarray
@@ -48,10 +47,7 @@ class Together:
     extras: Mapping[str, np.ndarray]
     stacked: Mapping[str, np.ndarray]
     metrics: Sequence[str]
-    vectors: Mapping[str, np.ndarray]
-    kept: Mapping[str, np.ndarray]
-    measured: np.ndarray
-    rows: dict[str, list[tuple[np.ndarray, Rows]]] = field(default_factory=dict)
+    parts: list[_Part] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -93,11 +89,6 @@ class Together:
             extras={name: np.asarray(v, np.float32) for name, v in instructions[0].extras.items()},
             stacked=stacked,
             metrics=metrics,
-            vectors={
-                v.name: np.empty((len(data), v.length), np.float32) for v in rule.vectors(len(start)).vectors
-            },
-            kept={name: np.empty_like(value) for name, value in stacked.items()},
-            measured=np.empty((len(metrics), len(data))),
         )
 
     def blocks(self, most: int) -> list[np.ndarray]:
@@ -119,25 +110,57 @@ class Together:
         states: Mapping[str, np.ndarray],
         measured: np.ndarray,
     ) -> None:
-        """Takes what a block has made. What are `Rows` in one are so in all."""
-        for name, value in self.vectors.items():
-            made = vectors[name]
-            if isinstance(made, np.ndarray):
-                value[chosen] = made
-            else:
-                self.rows.setdefault(name, []).append((chosen, made))
-        for name, value in self.kept.items():
-            value[chosen] = states[name]
-        self.measured[:, chosen] = measured
+        """Takes what a block has made, which nobody changes any more.
+
+        Args:
+            chosen: the clients' places.
+            vectors: by name, float32, shape (clients, n) each; what are `Rows` in one block are so in all.
+            states: by name, shape (clients, …) each.
+            measured: averages over the examples as they were met, shape (metrics, clients).
+        """
+        self.parts.append(_Part(chosen, vectors, states, measured))
 
     def made(self) -> tuple[Updates, list[State]]:
         """The updates and the states of all clients, once every block is kept."""
-        metrics = dict(zip(self.metrics, self.measured, strict=True))
+        n, vectors, rows = len(self.start), dict[str, np.ndarray](), dict[str, Rows]()
+        for vector in self.rule.vectors(n).vectors:
+            blocks = [(part.chosen, part.vectors[vector.name]) for part in self.parts]
+            unmade = [(chosen, made) for chosen, made in blocks if not isinstance(made, np.ndarray)]
+            if unmade:
+                rows[vector.name] = _InBlocks(unmade, (len(self.sizes), vector.length))
+            else:
+                vectors[vector.name] = self._whole(blocks)
+        kept = {
+            name: self._whole([(part.chosen, part.states[name]) for part in self.parts])
+            for name in self.stacked
+        }
         states: list[State] = [
-            {name: value[i].copy() for name, value in self.kept.items()} for i in range(len(self.sizes))
+            {name: value[i].copy() for name, value in kept.items()} for i in range(len(self.sizes))
         ]
-        rows = {name: _InBlocks(blocks, self.vectors[name].shape) for name, blocks in self.rows.items()}
-        return Updates(_Made(self.vectors, rows), self.sizes, metrics, rows), states
+        measured = self._whole([(part.chosen, part.measured.T) for part in self.parts], np.float64)
+        metrics = dict(zip(self.metrics, measured.T, strict=True))
+        return Updates(_Made(vectors, rows), self.sizes, metrics, rows), states
+
+    def _whole(
+        self, blocks: Sequence[tuple[np.ndarray, Any]], dtype: npt.DTypeLike = np.float32
+    ) -> np.ndarray:
+        """What blocks of clients have made, as one array in the clients' order; a block in that order is not copied."""
+        if len(blocks) == 1 and (np.diff(blocks[0][0]) == 1).all():
+            return np.asarray(blocks[0][1], dtype)
+        whole = np.empty((len(self.sizes), *blocks[0][1].shape[1:]), dtype)
+        for chosen, block in blocks:
+            whole[chosen] = block
+        return whole
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What a block has made; see `Together.keep`."""
+
+    chosen: np.ndarray
+    vectors: Mapping[str, np.ndarray | Rows]
+    states: Mapping[str, np.ndarray]
+    measured: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,20 +195,21 @@ class _Made(Mapping[str, np.ndarray]):
     """Vectors by name, of which some are made when they are asked for."""
 
     def __init__(self, vectors: Mapping[str, np.ndarray], rows: Mapping[str, Rows]):
-        self._vectors, self._rows = dict(vectors), dict(rows)
+        self._vectors, self._rows = dict(vectors), rows
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if name in self._rows:
-            rows = self._rows.pop(name)
-            for client, vector in enumerate(self._vectors[name]):
+        if name not in self._vectors and name in self._rows:
+            rows = self._rows[name]
+            made = self._vectors[name] = np.empty(rows.shape, np.float32)
+            for client, vector in enumerate(made):
                 rows.one(client, vector)
         return self._vectors[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._vectors
+        return name in self._vectors or name in self._rows
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._vectors)
+        return iter({**self._vectors, **self._rows})
 
     def __len__(self) -> int:
-        return len(self._vectors)
+        return len({**self._vectors, **self._rows})

@@ -92,9 +92,9 @@ class _Block:
         sizes: np.ndarray,
     ):
         self._model = model
-        self._module = copy.deepcopy(
-            model.module
-        ).train()  # a call puts parameters into it, and there are threads
+        # A call puts parameters into the module, and there are threads: it is copied, its parameters are not.
+        shared: dict[int, Any] = {id(p): p for p in model.module.parameters()}
+        self._module = copy.deepcopy(model.module, shared).train()
         self._fixed = {
             name: p for name, p in model.module.named_parameters() if name not in model.trained.names
         }
@@ -118,7 +118,11 @@ class _Block:
                 at = torch.from_numpy(rows[group, :count])
                 all_of_them = len(group) == clients
                 weights = {n: w if all_of_them else w[group] for n, w in self.weights.items()}
-                gradients, measured = self._gradients(weights, self._x[at], self._y[at])
+                x, y = (
+                    torch.index_select(part, 0, at.flatten()).view(*at.shape, *part.shape[1:])
+                    for part in (self._x, self._y)
+                )
+                gradients, measured = self._gradients(weights, x, y)
                 for name, gradient in gradients.items():
                     part = weights[name]
                     if not isinstance(rule, local_rules.Sgd):
@@ -131,8 +135,12 @@ class _Block:
 
     def vectors(self) -> np.ndarray:
         """The clients' flat parameters, shape (clients, n)."""
-        flat = torch.cat([part.flatten(1) for part in self.weights.values()], dim=1)
-        return np.asarray(flat.cpu().numpy())
+        trained = self._model.trained
+        flat = np.empty((len(next(iter(self.weights.values()))), trained.size), np.float32)
+        for name, part in self.weights.items():
+            place = torch.from_numpy(flat)[:, trained.slice(name)]
+            place.view(part.shape).copy_(part)
+        return flat
 
     def _here(self, name: str, group: np.ndarray) -> dict[str, Any]:
         """The context of some clients, at one parameter."""
