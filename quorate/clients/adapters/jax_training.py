@@ -10,6 +10,7 @@ leaf is treated by itself.
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Loss", "compiled_steps", "each", "fit_many", "power_of_two"]
 
 _BLOCK_BYTES = 1 << 18  # weights of a block, its gradients and batches stay in a core's cache
+_AHEAD = 2  # blocks that are gathered while XLA trains others
 
 Loss = Callable[[Any, Any, Any], Any]
 """Of parameters, features and targets of a batch."""
@@ -55,13 +57,20 @@ def fit_many(
     """
     job = Together.of(start, data, instructions, states, model.metrics)
     tree = xla.tree.map(jnp.asarray, model.pytree(model.layout.unflatten(start)))
+    under_way = deque[Callable[[], None]]()
     for chosen in job.blocks(max(1, _BLOCK_BYTES // (4 * len(start)))):
-        _train(model, tree, data, job, chosen)
+        under_way.append(_begun(model, tree, data, job, chosen))
+        if len(under_way) > _AHEAD:
+            under_way.popleft()()
+    for end in under_way:
+        end()
     return job.made()
 
 
-def _train(model: JaxModel, tree: Any, data: Sequence[Batches], job: Together, chosen: np.ndarray) -> None:
-    """Trains a block of clients, most steps first."""
+def _begun(
+    model: JaxModel, tree: Any, data: Sequence[Batches], job: Together, chosen: np.ndarray
+) -> Callable[[], None]:
+    """Has XLA begin to train a block of clients, most steps first; what waits for it, and keeps what it has made."""
     context, schedule = job.begin(chosen)
     x, y, counts = _gathered([data[c] for c in chosen], schedule, job.training.batch_size)
     own = {name: _padded(v, len(counts)) for name, v in context.items() if v.ndim == 2}
@@ -79,9 +88,11 @@ def _train(model: JaxModel, tree: Any, data: Sequence[Batches], job: Together, c
         }
         return {name: np.concatenate(leaves, axis=1) for name, leaves in shaped.items()}
 
-    job.keep(
-        chosen, flat(made), flat(state), np.asarray(sums).T[:, : len(chosen)] / schedule.counts.sum(axis=0)
-    )
+    def end() -> None:
+        measured = np.asarray(sums).T[:, : len(chosen)] / schedule.counts.sum(axis=0)
+        job.keep(chosen, flat(made), flat(state), measured)
+
+    return end
 
 
 def _gathered(
