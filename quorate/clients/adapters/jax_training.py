@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Loss", "compiled_steps", "each", "fit_many", "power_of_two"]
 
 _BLOCK_BYTES = 1 << 18  # weights of a block, its gradients and batches stay in a core's cache
-_AHEAD = 2  # blocks that are gathered while XLA trains others
+_AHEAD = 4  # blocks that are gathered while XLA trains others
 
 Loss = Callable[[Any, Any, Any], Any]
 """Of parameters, features and targets of a batch."""
