@@ -14,6 +14,9 @@ from quorate.randomness import Randomness
 
 __all__ = ["Rotate", "hadamard"]
 
+_ALONE = 1 << 18
+"""Multiplications of one product: for so few OpenBLAS starts no threads, which would keep cores busy for a while."""
+
 
 @dataclass(frozen=True)
 class Rotate:
@@ -70,10 +73,11 @@ def hadamard(values: np.ndarray) -> np.ndarray:
     out, free = values, [np.empty(values.shape, values.dtype) for _ in range(2)]
     for order in _orders(length.bit_length() - 1):
         matrix, following = _sylvester(order).astype(values.dtype), free.pop()
+        height = min(length // order, _ALONE // order**2)
         np.matmul(
-            out.reshape(rows, order, length // order).swapaxes(1, 2),
+            out.reshape(rows, order, -1, height).transpose(0, 2, 3, 1),
             matrix,
-            out=following.reshape(rows, length // order, order),
+            out=following.reshape(rows, -1, height, order),
         )
         if out is not values:
             free.append(out)

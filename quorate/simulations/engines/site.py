@@ -77,7 +77,7 @@ class Site:
             states: Sequence[State] = [order.states.get(member, {}) for member in chosen]
             instructions = [instruction_of(told, member) for member in chosen]
             updates, kept = work(self._task, assignment, data, instructions, states)
-            if order.summed:
+            if order.summed and len(chosen) > 1:
                 total = encoding.combined(updates, order.discount)
                 if total is not None and np.isfinite(total).all():
                     yield Contributions(chosen, total[None], tuple(kept))
