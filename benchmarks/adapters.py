@@ -5,7 +5,8 @@
 The workload is that of `benchmarks.simulation`: a cohort of 100 clients of 100 examples, one local epoch of SGD in
 shuffled batches of 20. A bare loop does what one writes by hand: in PyTorch a copy of the module and an optimiser a
 client; in JAX one compiled `lax.scan` over a client's batches. Ours is the coordinator's whole round, in blocks of
-clients on all cores. Both take one round in turn; ratios are medians of the ratios within a turn.
+clients on all cores. Both have their turns as in `benchmarks.simulation`, with rounds that don't count before one that
+does; ratios are medians of the ratios within a turn.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ import quorate as q
 from benchmarks._rows import Row
 from benchmarks._w1 import BATCH, CLIENTS, COHORT, EXAMPLES, FEATURES, RATE, SEED, WIDTHS
 from benchmarks.simulation import (
+    PAUSE_S,
+    ROUNDS,
     Case,
     bounded,
     machine,
@@ -133,9 +136,8 @@ def rows_of(name: str, data: Any, count: int) -> list[Row]:
     limits = {"PyTorch": 0.65, "JAX": 0.8}
     rows = []
     for framework, model in models.items():
-        case = Case(data, plan(model, count + 3))
-        case.round(), bare[framework](), bare[framework]()  # compiled, and warm
-        times = turns(count, {"ours": case.round, "bare": bare[framework]})
+        case = Case(data, plan(model, ROUNDS))
+        times = turns(count, {"ours": case.round, "bare": bare[framework]}, warm_up_s=PAUSE_S)
         rows.append(Row(name, f"a round, {framework}", "s", statistics.median(times["ours"])))
         rows.append(
             bounded(name, f"a round, {framework}, over its bare loop", ratio(times["ours"], times["bare"]),

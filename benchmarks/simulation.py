@@ -6,8 +6,8 @@ Workload: 1,000 clients of 100 examples with 784 float32 features, 10 classes (c
 a cohort of 100, one local epoch of SGD in shuffled batches of 20, learning rate 0.1; the 2NN of McMahan et al. 2017 and
 softmax regression. A round is the coordinator's whole round, with its store and ledger in memory, without evaluation.
 
-Every case and every floor takes two rounds in turn, of which the second counts, after a pause; ratios are medians of
-the ratios within a turn, so that a noisy machine slows all of them alike. Peers are measured by
+Every case and every floor has its turn: a pause, a tenth of a second of rounds that don't count, and one that does;
+ratios are medians of the ratios within a turn, so that a noisy machine slows all of them alike. Peers are measured by
 `benchmarks.simulation_peers`.
 """
 
@@ -44,6 +44,7 @@ from quorate.simulations.datasets import ClientData, FederatedDataset
 from quorate.simulations.source import Simulation
 
 CORES = len(os.sched_getaffinity(0))
+ROUNDS = 100_000  # more than anybody asks for
 
 
 # --- The workload -----------------------------------------------------------------------------------------------------
@@ -266,21 +267,21 @@ def bounded(case: str, metric: str, value: float, limit: float, reference: str, 
 
 def rounds_of(name: str, data: FederatedDataset, model: Any, count: int) -> list[Row]:
     """Rows of one model."""
-    widths, rounds = model.network.widths, 100_000  # as many as are asked for
+    widths = model.network.widths
     rng = np.random.default_rng(SEED)
     clipped = NoPrivacy(clip_norm=1.0)
     noisy_plan = plan(
         model,
-        rounds,
+        ROUNDS,
         privacy=DistributedGaussian(clip_norm=1.0, noise_multiplier=1.0),
         secure_aggregation=q.IdealSum(),
     )
     cases = {
-        "auto": Case(data, plan(model, rounds)),
-        "sequential": Case(data, plan(model, rounds), "sequential"),
-        "vectorised": Case(data, plan(model, rounds), "vectorised"),
-        "processes": Case(data, plan(model, rounds), "processes"),
-        "clipped": Case(data, plan(model, rounds, privacy=clipped)),
+        "auto": Case(data, plan(model, ROUNDS)),
+        "sequential": Case(data, plan(model, ROUNDS), "sequential"),
+        "vectorised": Case(data, plan(model, ROUNDS), "vectorised"),
+        "processes": Case(data, plan(model, ROUNDS), "processes"),
+        "clipped": Case(data, plan(model, ROUNDS, privacy=clipped)),
         "noisy": Case(data, noisy_plan),
     }
     flops = product_flops(widths)

@@ -142,7 +142,9 @@ class Coordinator:
             return self._abort(kind, number, cohort, shortage)
         self._check_finite(number, step.parameters.vector)
         report = self._committed(kind, number, cohort, step)
-        self._conclude(number)
+        summed = frozenset(step.survivors)
+        outcomes = {m: Outcome.COMMITTED if m in summed else Outcome.ABORTED for m in cohort}
+        self.engine.conclude(number, outcomes)
         self.publish(self.state, report)
         return report
 
@@ -238,7 +240,7 @@ class Coordinator:
         self._conclude(number)
 
     def _conclude(self, number: int) -> None:
-        """The store knows who took part, and who is in the sum: also after a restart."""
+        """Tells how a round ended that this process did not commit: the store knows, also after a restart."""
         self.engine.conclude(number, self.store.outcomes(self.run.id, number))
 
     def _recovered(self) -> RunState:

@@ -249,9 +249,11 @@ class SimulatedFleet:
 
     def _drops(self, assignment: Assignment) -> dict[Member, int]:
         """After how many messages each member that drops out falls silent."""
-        draws = generator(self._seed, "dropouts", assignment.round).random(len(assignment.members))
         masking = self._simulation.drop_before_masking
         unmasking = masking + (1 - masking) * self._simulation.drop_before_unmasking
+        if not unmasking:
+            return {}
+        draws = generator(self._seed, "dropouts", assignment.round).random(len(assignment.members))
         drops = {}
         for member, draw in zip(assignment.members, draws, strict=True):
             if draw < masking:

@@ -1,10 +1,10 @@
 """Many clients of a JAX model at once: their steps as one compiled loop over one batched computation.
 
 Clients are trained in blocks: their steps are one compiled loop (`lax.fori_loop`) over one batched computation
-(`vmap`). Batches that are short of examples are padded, and so are blocks, so that a loss
-is compiled for few shapes; what is padded weighs nothing. Where something is, the loss is taken apart by examples: it
-is called with batches of one under `vmap`, and has to be a mean over examples. Rules act value by value, so that each
-leaf is treated by itself.
+(`vmap`). While XLA trains a block, the batches of the next ones are gathered. Batches that are short of examples are
+padded, and so are blocks, so that a loss is compiled for few shapes; what is padded weighs nothing. Where something is,
+the loss is taken apart by examples: it is called with batches of one under `vmap`, and has to be a mean over examples.
+Rules act value by value, so that each leaf is treated by itself.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import numpy as np
 __all__ = ["Products"]
 
 _CANCELLED = 0.1
-"""A square this much smaller than that of vectors that are orthogonal has lost digits, a hundredth of its last one."""
+"""Of the square that orthogonal examples would give: where less is left, they have cancelled, and digits are lost."""
 
 
 @dataclass(frozen=True, eq=False)

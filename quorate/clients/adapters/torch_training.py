@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["can_train_together", "fit_many"]
 
-_BLOCK_BYTES = (
-    1 << 23
-)  # weights of a block: the larger it is, the fewer calls; beyond the caches it gains nothing
+_BLOCK_BYTES = 1 << 24  # weights of a block: the larger it is, the fewer calls
 
 
 def can_train_together(module: Any) -> bool:

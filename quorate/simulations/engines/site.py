@@ -26,7 +26,7 @@ from quorate.task import Model
 
 __all__ = ["InThisProcess", "Site", "instruction_of", "member_seed"]
 
-_BLOCK_BYTES = 1 << 23  # of updates that wait to be encoded
+_BLOCK_BYTES = 1 << 24  # of updates that wait to be encoded
 
 
 class Site:

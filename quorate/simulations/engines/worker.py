@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import mmap
 import os
@@ -117,8 +118,9 @@ def serve(
     for other in others:
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    # So that who is woken does not take the core of the parent, which has others to wake.
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    # So that who is woken does not take the core of the parent, which has others to wake; a sandbox may forbid it.
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     with threadpoolctl.threadpool_limits(1):
         while True:
             try:

@@ -1,6 +1,7 @@
 """Many clients of a module at once: what each of them would give alone, whatever the module and the sizes."""
 
 import logging
+import threading
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import quorate as q
 from quorate import assembly
 from quorate.errors import DataError, PlanError
+from quorate.simulations.engines import choice
 from quorate.simulations.source import Simulation
 from tests.clients.adapters.frameworks import (
     RULES,
@@ -113,3 +115,28 @@ def test_engines_agree():
     ]
     assert runs[0].model.vector.tobytes() == runs[1].model.vector.tobytes()
     np.testing.assert_allclose(runs[0].model.vector, runs[2].model.vector, rtol=1e-3, atol=2e-5)
+
+
+def test_an_engine_s_threads_have_one_of_pytorch_s_each_and_others_keep_theirs(monkeypatch):
+    monkeypatch.setattr(choice, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(choice, "cores", lambda: 2)
+    seen = set()
+
+    def watched(outputs, y):
+        seen.add((threading.current_thread().name.partition("_")[0], torch.get_num_threads()))
+        return F.cross_entropy(outputs, y)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        made = model(lambda: nn.Sequential(nn.Linear(64, 10)), watched)
+        plan = q.Plan(task=q.Task(made), rounds=q.Rounds(count=2, cohort=20, sampling="fixed"))
+        runs = [
+            assembly.run(plan, fleet=Simulation(digits(), seed=1, engine=engine), watch=lambda report: None)
+            for engine in ("vectorised", "sequential")
+        ]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {("quorate simulation", 1), ("MainThread", 3)}
+    np.testing.assert_allclose(runs[0].model.vector, runs[1].model.vector, rtol=1e-3, atol=2e-5)
