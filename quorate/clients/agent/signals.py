@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 __all__ = ["Heard", "hold", "listening"]
 
 _NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_ENOUGH = bytes(1)  # no signal's number
 
 
 class Heard:
@@ -60,7 +61,7 @@ def listening() -> Iterator[Heard]:
     tells.setblocking(False)
 
     def listen() -> None:
-        while said := told.recv(1):
+        while (said := told.recv(1)) not in (b"", _ENOUGH):
             heard.hear(said[0])
 
     thread = threading.Thread(target=listen, name="signals", daemon=True)
@@ -75,6 +76,8 @@ def listening() -> Iterator[Heard]:
         signal.set_wakeup_fd(descriptor)
         for number, handler in before.items():
             signal.signal(number, handler)
-        tells.close()
+        tells.setblocking(True)
+        tells.send(_ENOUGH)  # a child that was forked meanwhile may hold the other end open
         thread.join()
+        tells.close()
         told.close()
